@@ -1,0 +1,59 @@
+"""What every test runs under: strict dtypes, strict ranks, and the markers that relax them."""
+
+import contextlib
+import multiprocessing
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# JAX runs threads, and a forked copy of a threaded process can hang: workers start afresh.
+multiprocessing.set_start_method("spawn", force=True)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
+
+
+def pytest_collection_modifyitems(config, items):
+    slow = pytest.mark.skip(reason="takes minutes; run with --slow (make test SLOW=1)")
+    gpu = pytest.mark.skip(reason="needs an accelerator, and JAX sees none")
+    for item in items:
+        if "slow" in item.keywords and not config.getoption("--slow"):
+            item.add_marker(slow)
+        if "gpu" in item.keywords and jax.default_backend() == "cpu":
+            item.add_marker(gpu)
+
+
+@pytest.fixture(autouse=True)
+def promotion(request):
+    """Strict dtype and rank promotion; `@pytest.mark.relaxed` restores JAX's defaults."""
+    with contextlib.ExitStack() as stack:
+        if "relaxed" not in request.keywords:
+            stack.enter_context(jax.numpy_dtype_promotion("strict"))
+            stack.enter_context(jax.numpy_rank_promotion("raise"))
+        yield
+
+
+@pytest.fixture
+def x64(promotion):
+    """Double precision for the length of one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The survey images beside the checkout, for tests on real data."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data beside this checkout: real survey images are not part of the project")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The checkout."""
+    return ROOT
