@@ -38,10 +38,10 @@ def style():
         "axes.prop_cycle": mpl.cycler(color=COLORS), "image.cmap": BRIGHTNESS, "image.origin": "lower",
         "image.interpolation": "nearest", "mathtext.fontset": "dejavusans",
     })
-    inline = sys.modules.get("matplotlib_inline.config")  # there only inside a notebook
-    if inline is not None:
-        backend = inline.InlineBackend.instance()
-        backend.print_figure_kwargs = {"bbox_inches": "tight", "metadata": PNG}
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if shell is not None:
+        from matplotlib_inline.config import InlineBackend  # there only beside IPython
+        InlineBackend.instance(parent=shell).print_figure_kwargs = {"bbox_inches": "tight", "metadata": PNG}
 
 # %% ../nbs/plot.ipynb #plot-14
 def save_png(
