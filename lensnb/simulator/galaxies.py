@@ -75,9 +75,9 @@ def half_light(
     "Radius of the circle around `(row, column)` that holds half of the light."
     y, x = np.indices(image.shape)
     r = np.hypot(y - row, x - column).ravel()
-    order = np.argsort(r, kind="stable")
-    grown = np.cumsum(image.ravel()[order])
-    return float(np.interp(0.5 * grown[-1], grown, r[order]))
+    radius = np.arange(0.0, max(image.shape), 0.25)
+    grown = np.clip(radius[:, None] - r + 0.5, 0, 1) @ image.ravel()  # a pixel on the circle counts in part
+    return float(np.interp(0.5 * image.sum(), grown, radius))
 
 def verdict(
     region,                              # a region of `skimage.measure.regionprops`, with levels as intensity
@@ -88,7 +88,8 @@ def verdict(
     top, left, bottom, right = region.bbox
     if min(top, left) == 0 or bottom == sources.shape[0] or right == sources.shape[1]:
         return "edge"
-    if np.sum(region.image_intensity > 230) >= 5 and region.solidity < 0.88:
+    hull = region.image_convex & np.isin(sources[region.slice], (0, region.label))
+    if np.sum(region.image_intensity > 230) >= 5 and region.area < 0.9 * hull.sum():
         return "spikes"
     brightest = np.sort(np.clip(light[region.slice][region.image], 0, None))[::-1]
     if np.sqrt(np.searchsorted(np.cumsum(brightest), 0.5 * brightest.sum()) / np.pi) < 1.5:
