@@ -1,6 +1,6 @@
 """Build the website into `_docs`, with Quarto where it is installed and otherwise with smalldocs. No network is used.
 
-    python tools/docs.py [--out FOLDER]
+    python tools/docs.py [--out FOLDER] [--fallback]
 
 Run it from the repository's root (`make docs` does). nbdev stages the notebooks in `_proc`: it runs their exported
 cells and imports, nothing else, to write the tables of arguments; the figures are the stored ones.
@@ -57,9 +57,12 @@ def signature(match: re.Match) -> str:
         code = re.sub(r":Any(?=[=,)]|$)", "", code).replace(")->", ") -> ")
         code = re.sub(r"(?<=\w):(?=[\w\[('\"])", ": ", code)
         lines.append(code + mark + comment)
-    name, arguments = match["name"], "\n".join(lines)
+    arguments = "\n".join(lines)
+    if " # " not in arguments and len(arguments) < 100:
+        arguments = re.sub(r"\(\s+|\s+(?=\))|\n\s*", lambda space: space.group().strip(), arguments)
+    name, arguments = match["name"], arguments.removesuffix(":")
     if name.rpartition(".")[2][0].isupper():
-        return f"```python\n{name}{arguments.removesuffix(':').removesuffix(' -> None')}\n```"
+        return f"```python\n{name}{arguments.removesuffix(' -> None')}\n```"
     return f"```python\ndef {name}{arguments}\n```"
 
 
@@ -142,13 +145,16 @@ def keep_offline(site: Path) -> None:
             page.write_text(local, encoding="utf-8")
 
 
-def build(out: Path) -> list[str]:  # what went wrong, one line each
+def build(
+    out: Path,               # the site's folder, replaced when the new one is finished
+    fallback: bool = False,  # leave Quarto aside
+) -> list[str]:              # what went wrong, one line each
     "Stage, render, and put the finished site in the place of the old one."
     # jax and its companions are imported to read signatures; they need no accelerator for it
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     staged = Path(proc_nbs(force=True))
     tidy(staged)
-    render = render_quarto if shutil.which("quarto") else render_fallback
+    render = render_fallback if fallback or not shutil.which("quarto") else render_quarto
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".docs-") as folder:
         fresh = Path(folder) / "site"
         problems = render(staged, fresh)
@@ -161,8 +167,10 @@ def build(out: Path) -> list[str]:  # what went wrong, one line each
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("_docs"), help="folder of the site (replaced; default _docs)")
-    out = parser.parse_args().out.resolve()
-    for problem in build(out):
+    parser.add_argument("--fallback", action="store_true", help="render with smalldocs even where Quarto is installed")
+    options = parser.parse_args()
+    out = options.out.resolve()
+    for problem in build(out, options.fallback):
         print(f"warning: {problem}", file=sys.stderr)
     print(out / "index.html")
 
