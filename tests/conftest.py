@@ -1,9 +1,11 @@
 """What every test runs under: strict dtypes, strict ranks, and the markers that relax them."""
 
 import contextlib
+import io
 import multiprocessing
 from pathlib import Path
 
+import coverage
 import jax
 import pytest
 
@@ -53,7 +55,22 @@ def shared_data():
     return folder
 
 
+COVERAGE = pytest.StashKey[Path]()
+
+
 @pytest.fixture(scope="session")
-def root():
-    """The checkout."""
-    return ROOT
+def coverage_folder(pytestconfig, tmp_path_factory):
+    """Where the notebooks' processes leave what they covered."""
+    folder = pytestconfig.stash[COVERAGE] = tmp_path_factory.mktemp("coverage")
+    return folder
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Print how much of the package the notebooks' lessons cover."""
+    folder = config.stash.get(COVERAGE, None)
+    if folder and any(folder.iterdir()):
+        report, text = coverage.Coverage(data_file=str(folder / "all"), config_file=str(ROOT / "pyproject.toml")), io.StringIO()
+        report.combine([str(file) for file in folder.iterdir()])
+        report.report(file=text)
+        terminalreporter.section("coverage of lensnb/ by its notebooks")
+        terminalreporter.write(text.getvalue())
