@@ -128,7 +128,9 @@ class Page:
         if match["group"] is None:
             return self.in_sentence(match)
         items = [ITEM.match(item.strip()) for item in match["group"].split(";")]
-        if not all(items) or not all(self.exists(item["key"]) for item in items):
+        if not all(items):
+            self.unknown.append(f"[{match['group']}] has a part without a key: write [@key, its note; @other]")
+        if not all(item and self.exists(item["key"]) for item in items):
             return match.group()
         if all(item["key"] in self.numbers for item in items):
             return ", ".join(self.link(item["key"], bool(item["minus"])) for item in items)

@@ -152,7 +152,8 @@ def build(
     "Stage, render, and put the finished site in the place of the old one."
     # jax and its companions are imported to read signatures; they need no accelerator for it
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    staged = Path(proc_nbs(force=True))
+    # one process: most of the time goes into importing JAX, which every further worker would do again
+    staged = Path(proc_nbs(force=True, n_workers=0))
     tidy(staged)
     render = render_fallback if fallback or not shutil.which("quarto") else render_quarto
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".docs-") as folder:
