@@ -85,7 +85,8 @@ def target(page: Page, href: str) -> tuple[Path, str]:
 def test_every_notebook_has_its_page_and_its_place_in_the_sidebar(site, pages):
     notebooks = [path.relative_to(ROOT / "nbs") for path in (ROOT / "nbs").rglob("*.ipynb")]
     hidden = [path for path in notebooks if any(part.startswith((".", "_")) for part in path.parts)]
-    wanted = {path.with_name(re.sub(r"^\d+[a-z0-9]*_", "", path.stem.lower()) + ".html") for path in notebooks if path not in hidden}
+    shown = [path for path in notebooks if path not in hidden]
+    wanted = {path.with_name(re.sub(r"^\d+[a-z0-9]*_", "", path.stem.lower()) + ".html") for path in shown}
     assert {page.relative_to(site[0].resolve()) for page in pages} == wanted
     home = pages[(site[0] / "index.html").resolve()]
     assert {target(home, href)[0] for href in home.links if not urlsplit(href).scheme} >= set(pages)
@@ -108,7 +109,8 @@ def test_every_internal_link_leads_somewhere(pages):
 
 
 def test_nothing_is_fetched_from_elsewhere(site, pages):
-    abroad = [f"{page.path.name}: {href}" for page in pages.values() for href in page.fetched if urlsplit(href).scheme not in ("", "data")]
+    fetched = [(page.path.name, href) for page in pages.values() for href in page.fetched]
+    abroad = [f"{name}: {href}" for name, href in fetched if urlsplit(href).scheme not in ("", "data")]
     for style in site[0].rglob("*.css"):
         for href in re.findall(r"""(?:url\(|@import\s+)["']?(https?:[^"')]+)""", style.read_text(encoding="utf-8")):
             abroad.append(f"{style.name}: {href}")
@@ -116,7 +118,8 @@ def test_nothing_is_fetched_from_elsewhere(site, pages):
 
 
 def test_pictures_have_words_and_prose_has_no_markup_left(pages):
-    silent = [f"{page.path.name}: {one['src'][:60]}" for page in pages.values() for one in page.pictures if not one.get("alt")]
+    pictures = [(page.path.name, one) for page in pages.values() for one in page.pictures]
+    silent = [f"{name}: {one['src'][:60]}" for name, one in pictures if not one.get("alt")]
     assert silent == []
     left = [f"{page.path.name}: {m.group()}" for page in pages.values() for m in LEFTOVER.finditer("".join(page.words))]
     assert left == []
@@ -125,21 +128,22 @@ def test_pictures_have_words_and_prose_has_no_markup_left(pages):
 # ---------------------------------------------------------------- in a browser
 
 LOOK = """
-const bad = (list) => Array.from(list);
+const all = (where) => Array.from(document.querySelectorAll(where));
 return {
-  missing: bad(document.images).filter((one) => !one.complete || one.naturalWidth === 0).map((one) => one.src.slice(-60)),
-  raw: bad(document.querySelectorAll(".math")).filter((one) => !one.querySelector(".katex")).map((one) => one.textContent),
-  wrong: bad(document.querySelectorAll(".katex-error")).map((one) => one.textContent),
-  maths: document.querySelectorAll(".math .katex").length,
+  missing: all("img").filter((one) => !one.complete || one.naturalWidth === 0).map((one) => one.src.slice(-60)),
+  raw: all(".math").filter((one) => !one.querySelector(".katex")).map((one) => one.textContent),
+  wrong: all(".katex-error").map((one) => one.textContent),
+  maths: all(".math .katex").length,
   fetched: performance.getEntriesByType("resource").map((one) => one.name),
   wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
 };
 """
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="module")
 def browser():
-    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None)
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
     driver = shutil.which("chromedriver")
     if not (chromium and driver):
         pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
@@ -176,7 +180,8 @@ def show(browser, url: str, width: int) -> dict:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.get(url)
     seen = browser.execute_script(LOOK)
-    return seen | {"console": [line["message"] for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")]}
+    log = [line["message"] for line in browser.get_log("browser") if line["level"] in ("SEVERE", "WARNING")]
+    return seen | {"console": log}
 
 
 @pytest.mark.parametrize("width", [390, 1300])

@@ -23,9 +23,12 @@ PROTECTED = re.compile(
     r"|<[^>\n]+>|\]\([^)\n]*\)|\\@"
 )
 EQUATION = re.compile(rf"(?s)(\$\$.+?\$\$)[ \t]*\{{#({LABEL})\}}[ \t]*")
-PICTURE = re.compile(rf"!\[(?P<caption>[^\n]*)\]\((?P<file>[^)\n]+)\)\{{(?P<before>[^}}\n]*?)#(?P<label>{LABEL})")
+PICTURE = re.compile(rf"!\[(?P<caption>[^\n]*)\](?P<file>\([^)\n]+\)\{{[^}}\n]*?)#(?P<label>{LABEL})")
 TABLE = re.compile(rf"(?m)^(: +)(.*?)(\{{[^}}\n]*?#({LABEL})[^}}\n]*\}})[ \t]*$")
-CITED = re.compile(r"\[(?P<group>[^][]*(?<![\w\\])@\w[^][]*)\](?![(\[{])|(?<![\w@\\/.])(?P<minus>-?)@(?P<key>[A-Za-z][\w-]*)(?: \[(?P<note>[^]@]*)\])?")
+CITED = re.compile(
+    r"\[(?P<group>[^][]*(?<![\w\\])@\w[^][]*)\](?![(\[{])"
+    r"|(?<![\w@\\/.])(?P<minus>-?)@(?P<key>[A-Za-z][\w-]*)(?: \[(?P<note>[^]@]*)\])?"
+)
 ITEM = re.compile(r"(?s)^(?P<before>.*?)(?P<minus>-?)@(?P<key>[A-Za-z][\w-]*)(?P<after>.*)$")
 IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 
@@ -67,13 +70,14 @@ class Reference:
 
     def markdown(self) -> str:
         "The entry of the reference list."
-        names = [given if family == "others" else f"{given} {family}" for family, given in self.authors]
-        names[0] = ", ".join(self.authors[0])
-        shortened = ("others", "") in self.authors
-        names = [name for name in names if name]
-        people = ", ".join(names) + " et al" if shortened else ", and ".join([", ".join(names[:-1]), names[-1]][-min(2, len(names)) :])
-        title = self.fields["title"]
-        text = f"{people.rstrip('.')}. {self.year}. " + (f"*{title}*." if self.kind == "book" else f"“{title}.”")
+        first, *others = self.authors
+        people = [", ".join(first), *(f"{given} {family}" for family, given in others if family != "others")]
+        if ("others", "") in others:
+            people = [", ".join(people) + ", et al"]
+        elif others:
+            people = [", ".join(people[:-1]), people[-1]]
+        title = f"*{self.fields['title']}*." if self.kind == "book" else f"“{self.fields['title']}.”"
+        text = f"{', and '.join(people).rstrip('.')}. {self.year}. {title}"
         if where := self.fields.get("journal") or self.fields.get("booktitle") or self.fields.get("publisher"):
             text += f" {where}." if self.kind == "book" else f" *{where}*" + self.place() + "."
         if doi := self.fields.get("doi"):
@@ -85,7 +89,8 @@ class Reference:
         return text
 
     def place(self) -> str:  # volume and pages
-        return "".join(sign + self.fields[name] for sign, name in ((" ", "volume"), (": ", "pages")) if name in self.fields)
+        signs = {"volume": " ", "pages": ": "}
+        return "".join(sign + self.fields[name] for name, sign in signs.items() if name in self.fields)
 
 
 def read_bibliography(path: Path) -> dict[str, Reference]:
@@ -191,9 +196,9 @@ def options(cell: dict) -> tuple[dict, str]:  # the `#|` options, and the code b
     return (read if isinstance(read, dict) else {}), "\n".join(lines[n:])
 
 
-def markdown(text: str, metadata: dict | None = None) -> dict:
+def markdown(text: str) -> dict:
     "An output that is Markdown."
-    return {"output_type": "display_data", "metadata": metadata or {}, "data": {"text/markdown": text}}
+    return {"output_type": "display_data", "metadata": {}, "data": {"text/markdown": text}}
 
 
 def number_prose(text: str, page: Page) -> str:
@@ -204,34 +209,43 @@ def number_prose(text: str, page: Page) -> str:
         return f"\n\n::: {{#{match[2]} .equation}}\n\n{match[1]}\n\n[({number})]{{.equation-number}}\n\n:::\n\n"
 
     def picture(match: re.Match) -> str:
-        caption = f"{page.number(match['label'])}: {match['caption']}"
-        return f"![{caption}]({match['file']}){{{match['before']}#{match['label']}"
+        return f"![{page.number(match['label'])}: {match['caption']}]{match['file']}#{match['label']}"
 
     text = EQUATION.sub(equation, text)
     text = PICTURE.sub(picture, text)
     return TABLE.sub(lambda match: f"{match[1]}{page.number(match[4])}: {match[2]}{match[3]}", text)
 
 
+def pictures(cell: dict) -> Iterator[tuple[dict, str]]:  # (output, kind)
+    "The pictures among the outputs of a code cell."
+    for out in cell["outputs"]:
+        data = out.get("data", {})
+        kind = next((kind for kind in IMAGES if kind in data), None)
+        if kind and "text/html" not in data:
+            yield out, kind
+
+
 def figures(cell: dict, chosen: dict, page: Page, folder: Path) -> None:
     "Replace the pictures of a code cell by Markdown figures: numbered, with their caption and alt text, in files."
-    pictures = [out for out in cell["outputs"] if IMAGES.keys() & out.get("data", {}).keys() and "text/html" not in out["data"]]
-    captions, label, alt = chosen.get("fig-cap"), chosen.get("label"), chosen.get("fig-alt")
-    for n, out in enumerate(pictures):
-        own = f"{label}-{n + 1}" if isinstance(captions, list) and label else label
-        caption = captions[n] if isinstance(captions, list) else captions
-        words = alt[n] if isinstance(alt, list) else alt
-        kind = next(kind for kind in IMAGES if kind in out["data"])
+    several = isinstance(chosen.get("fig-cap"), list)  # one caption a picture; otherwise the first picture bears it
+    for n, (out, kind) in enumerate(pictures(cell)):
+        said = (chosen.get("fig-cap"), chosen.get("fig-alt"))
+        caption, alt = (one[n] if isinstance(one, list) else one for one in said)
+        label = f"{chosen['label']}-{n + 1}" if "label" in chosen and (several or n) else chosen.get("label")
         data = joined(out["data"][kind])
-        file = folder / f"{own or 'picture'}{'' if n == 0 or isinstance(captions, list) else f'-{n + 1}'}.{IMAGES[kind]}"
         folder.mkdir(exist_ok=True)
+        file = folder / f"{label or f'picture-{len(list(folder.iterdir()))}'}.{IMAGES[kind]}"
         file.write_bytes(data.encode() if kind == "image/svg+xml" else base64.b64decode(data))
+        if several or n == 0:
+            caption = f"{page.number(label)}: {caption}" if label and caption else caption or ""
+        else:
+            caption = ""
+        quoted = str(alt or "").replace('"', "”").replace("\\", "")  # a plain quote would end the attribute
         width = out.get("metadata", {}).get(kind, {}).get("width")
-        attributes = (f'fig-alt="{words}"'.replace('"', "”").replace("”", '"', 1)[:-1] + '"' if words else "") + (f" width={width}" if width else "")
-        if caption and own and (n == 0 or isinstance(captions, list)):
-            caption = f"{page.number(own)}: {caption}"
-        figure = f"![{caption or ''}]({folder.name}/{file.name})" + (f"{{{attributes.strip()}}}" if attributes else "")
-        anchor = f"#{own} " if own and (n == 0 or isinstance(captions, list)) else ""
-        cell["outputs"][cell["outputs"].index(out)] = markdown(f"\n::: {{{anchor}.numbered}}\n\n{figure}\n\n:::\n")
+        attributes = f'fig-alt="{quoted}"' + (f' width="{width}"' if width else "")
+        figure = f"![{caption}]({folder.name}/{file.name}){{{attributes}}}"
+        anchor = f"#{label} " if label in page.numbers else ""
+        out.update(markdown(f"\n::: {{{anchor}.numbered}}\n\n{figure}\n\n:::\n"))
 
 
 def table(cell: dict, chosen: dict, page: Page) -> None:
@@ -241,7 +255,8 @@ def table(cell: dict, chosen: dict, page: Page) -> None:
     for out in cell["outputs"]:
         data = out.get("data", {})
         if "text/markdown" in data:
-            data["text/markdown"] = joined(data["text/markdown"]).rstrip() + f"\n\n: {caption} {{#{chosen.pop('label')}}}\n"
+            below = f"\n\n: {caption} {{#{chosen.pop('label')}}}\n"
+            data["text/markdown"] = joined(data["text/markdown"]).rstrip() + below
             del chosen["tbl-cap"]
             return
 
@@ -254,7 +269,8 @@ def code_cell(cell: dict, page: Page, folder: Path) -> None:
         table(cell, chosen, page)
     elif label.startswith("fig-") or {"fig-cap", "fig-alt"} & chosen.keys():
         figures(cell, chosen, page, folder)
-        chosen = {key: value for key, value in chosen.items() if key not in ("label", "fig-cap", "fig-alt", "fig-subcap")}
+        for key in ("label", "fig-cap", "fig-alt"):
+            chosen.pop(key, None)
     if chosen:
         head = yaml.safe_dump(chosen, allow_unicode=True, width=10**6, sort_keys=False).rstrip().split("\n")
         code = "\n".join(f"#| {line}" for line in head) + "\n" + code

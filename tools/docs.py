@@ -7,6 +7,7 @@ cells and imports, nothing else, to write the tables of arguments; the figures a
 """
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -29,6 +30,8 @@ NOTEBOOK_LINK = re.compile(r"(\]\((?!https?:)[^)\s]*?)([^/)\s]+\.ipynb)((?:#[^)\
 
 SIGNATURE = re.compile(r"(?s)```python\n(?:def )?(?P<name>[\w.]+)(?P<arguments>\(.*?)\n```")
 
+TYPED_DEFAULT = re.compile(r"(: (?:[^][,=()]|\[(?:[^][]|\[[^][]*\])*\])+)=")
+
 
 def page_name(name: str) -> str:  # `00_Analyse.ipynb` becomes `analyse.ipynb`
     "The name that nbdev's links give to a notebook."
@@ -49,16 +52,17 @@ def renamed(value: object) -> object:
 
 
 def signature(match: re.Match) -> str:
-    "A signature as a person would write it: `x: Float[Array, '...']`, no modules, no `Any`."
+    "A signature as a person would write it: `x: Float[Array, '...']`, no modules, no `Any`, comments in one column."
     lines = []
     for line in match["arguments"].split("\n"):
         code, mark, comment = line.partition(" # ")
-        code = re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", code)     # jaxlib._jax.Array
+        code = re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", code)  # jaxlib._jax.Array
         code = re.sub(r":Any(?=[=,)]|$)", "", code).replace(")->", ") -> ")
         code = re.sub(r"(?<=\w):(?=[\w\[('\"])", ": ", code)
-        lines.append(code + mark + comment)
-    arguments = "\n".join(lines)
-    if " # " not in arguments and len(arguments) < 100:
+        lines.append((TYPED_DEFAULT.sub(r"\1 = ", code), comment))
+    column = max((len(code) for code, comment in lines if comment), default=0) + 2
+    arguments = "\n".join(f"{code:{column}}# {comment}" if comment else code for code, comment in lines)
+    if "# " not in arguments and len(arguments) < 100:
         arguments = re.sub(r"\(\s+|\s+(?=\))|\n\s*", lambda space: space.group().strip(), arguments)
     name, arguments = match["name"], arguments.removesuffix(":")
     if name.rpartition(".")[2][0].isupper():
@@ -66,16 +70,29 @@ def signature(match: re.Match) -> str:
     return f"```python\ndef {name}{arguments}\n```"
 
 
+def entry(cell: dict) -> dict | None:  # the output that holds it
+    "nbdev's entry for one definition, where the cell is one."
+    if cell["cell_type"] != "code" or "show_doc(" not in joined(cell["source"]):
+        return None
+    return next((out["data"] for out in cell["outputs"] if "text/markdown" in out.get("data", {})), None)
+
+
+def line_number(cell: dict) -> int:  # where the definition stands in its module
+    found = re.search(r"#L(\d+)\)", joined(entry(cell)["text/markdown"]))
+    return int(found[1]) if found else 0
+
+
 def tidy(staged: Path) -> None:
-    "Make nbdev's tables of arguments readable."
+    "Make nbdev's entries readable, and put those of one cell, which it reverses, in the order of the source."
     for path in staged.rglob("*.ipynb"):
         notebook = json.loads(path.read_text(encoding="utf-8"))
-        for cell in notebook["cells"]:
-            if cell["cell_type"] == "code" and "show_doc(" in joined(cell["source"]):
-                for out in cell["outputs"]:
-                    data = out.get("data", {})
-                    if "text/markdown" in data:
-                        data["text/markdown"] = SIGNATURE.sub(signature, joined(data["text/markdown"]), count=1)
+        cells = []
+        for is_entry, run in itertools.groupby(notebook["cells"], key=lambda cell: entry(cell) is not None):
+            run = list(run)
+            cells += sorted(run, key=line_number) if is_entry else run
+        for data in filter(None, map(entry, cells)):
+            data["text/markdown"] = SIGNATURE.sub(signature, joined(data["text/markdown"]), count=1)
+        notebook["cells"] = cells
         path.write_text(json.dumps(notebook), encoding="utf-8")
 
 
