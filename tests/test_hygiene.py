@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
@@ -236,10 +237,9 @@ def test_every_notebook_is_in_the_sidebar():
         for entry in entries:
             if isinstance(entry, str):
                 listed.append(entry)
-            elif "contents" in entry:
-                walk(entry["contents"])
-            else:
-                listed.append(entry.get("href") or entry.get("file"))
+                continue
+            listed.extend(entry[key] for key in ("href", "file") if key in entry)
+            walk(entry.get("contents", []))
 
     walk(yaml.safe_load((ROOT / "_quarto.yml").read_text())["website"]["sidebar"]["contents"])
     assert sorted(listed) == sorted(p.relative_to(NBS).as_posix() for p in ALL_NOTEBOOKS)
@@ -309,6 +309,21 @@ def test_the_lock_answers_the_requirements():
                 wanted = Requirement(line)
                 versions = locked.get(wanted.name, [])
                 assert versions and all(wanted.specifier.contains(v) for v in versions), f"make lock: {line}"
+
+
+def test_whatever_the_package_imports_is_required():
+    providers = importlib.metadata.packages_distributions()
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.in").read_text().splitlines()]
+    required = {canonicalize_name(Requirement(line).name) for line in lines if line}
+    missing = set()
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for module in {m.split(".")[0] for m in modules} - sys.stdlib_module_names - {"lensnb"}:
+                if not {canonicalize_name(d) for d in providers[module]} & required:
+                    missing.add(f"{dotted(path)}: {module}")
+    assert missing == set()
 
 
 def test_every_accelerator_has_the_locked_jax():

@@ -1,0 +1,43 @@
+"""Every parameterised notebook at smoke scale, through the command line, and what its run has to leave behind."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PAPERS = sorted(p.relative_to(ROOT).as_posix() for p in (ROOT / "nbs" / "papers").glob("*.ipynb"))
+COMMITTED = sorted((ROOT / "data" / "metrics").glob("*.json"))
+CLAIM = {"claim", "source", "published", "measured", "unit", "held", "goal"}
+
+
+def check_metrics(metrics, paper, scale):
+    """The shape that the front page's table of claims is built from."""
+    assert metrics.keys() == {"paper", "scale", "device", "seed", "commit", "claims"}
+    assert (metrics["paper"], metrics["scale"]) == (paper, scale)
+    assert metrics["claims"]
+    for claim in metrics["claims"]:
+        assert claim.keys() == CLAIM, claim
+        assert isinstance(claim["held"], bool) and isinstance(claim["goal"], bool), claim
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+def test_a_paper_at_smoke_scale(paper, tmp_path):
+    out = tmp_path / "out"
+    lensnb = Path(sys.executable).with_name("lensnb")
+    command = [lensnb, "run", paper, "--scale", "smoke", "--quiet", "--runs", tmp_path / "runs", "-p", f"out={out}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.stdout.splitlines()[-1] == f"{out}/report.html"
+    assert (out / "report.html").stat().st_size > 10_000
+    check_metrics(json.loads((out / "metrics.json").read_text()), Path(paper).stem, "smoke")
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.name)
+def test_committed_metrics_have_their_paper(path):
+    paper, scale = path.name.removesuffix(".json").rsplit(".", 1)
+    assert scale in ("cpu", "gpu") and (ROOT / "nbs" / "papers" / f"{paper}.ipynb").is_file()
+    check_metrics(json.loads(path.read_text()), paper, scale)
