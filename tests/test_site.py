@@ -2,6 +2,7 @@
 
 import functools
 import http.server
+import importlib
 import os
 import re
 import shutil
@@ -123,6 +124,39 @@ def test_pictures_have_words_and_prose_has_no_markup_left(pages):
     assert silent == []
     left = [f"{page.path.name}: {m.group()}" for page in pages.values() for m in LEFTOVER.finditer("".join(page.words))]
     assert left == []
+
+
+@pytest.fixture
+def crossref(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("crossref")
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("@hezaveh2017", "Hezaveh et al. ([2017](#ref-hezaveh2017))"),
+        ("@poh2025 [p. 3]", "Poh et al. ([2025](#ref-poh2025), p. 3)"),
+        ("[-@tessore2015, eq. 13]", "([2015](#ref-tessore2015), eq. 13)"),
+        (
+            "[@narayan1996; see @lemos2023]",
+            "([Narayan and Bartelmann 1996](#ref-narayan1996); see [Lemos et al. 2023](#ref-lemos2023))",
+        ),
+        ("@eq-a and [-@eq-a]", "[Equation\u00a01](#eq-a) and [1](#eq-a)"),
+        ("`@eq-a`, $x@poh2025$, me@poh2025.org", "`@eq-a`, $x@poh2025$, me@poh2025.org"),
+    ],
+)
+def test_references_in_the_forms_that_quarto_reads(crossref, tmp_path, written, read):
+    references = crossref.read_bibliography(ROOT / "nbs" / "references.bib")
+    cells = [{"cell_type": "markdown", "source": text} for text in ("$$a = b$$ {#eq-a}", written)]
+    assert crossref.resolve({"cells": cells}, references, tmp_path) == []
+    assert cells[1]["source"] == read
+
+
+def test_a_reference_to_nothing_is_reported(crossref, tmp_path):
+    cells = [{"cell_type": "markdown", "source": "@nobody1900, @fig-nowhere, [@poh2025; and others]"}]
+    references = crossref.read_bibliography(ROOT / "nbs" / "references.bib")
+    assert len(crossref.resolve({"cells": cells}, references, tmp_path)) == 3
 
 
 # ---------------------------------------------------------------- in a browser

@@ -57,14 +57,14 @@ def signature(match: re.Match) -> str:
     for line in match["arguments"].split("\n"):
         code, mark, comment = line.partition(" # ")
         code = re.sub(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])", "", code)  # jaxlib._jax.Array
-        code = re.sub(r":Any(?=[=,)]|$)", "", code).replace(")->", ") -> ")
+        code = re.sub(r":Any(?=[=,)]|$)", "", code).replace(")->", ") -> ").removesuffix(":")
         code = re.sub(r"(?<=\w):(?=[\w\[('\"])", ": ", code)
         lines.append((TYPED_DEFAULT.sub(r"\1 = ", code), comment))
     column = max((len(code) for code, comment in lines if comment), default=0) + 2
     arguments = "\n".join(f"{code:{column}}# {comment}" if comment else code for code, comment in lines)
     if "# " not in arguments and len(arguments) < 100:
         arguments = re.sub(r"\(\s+|\s+(?=\))|\n\s*", lambda space: space.group().strip(), arguments)
-    name, arguments = match["name"], arguments.removesuffix(":")
+    name = match["name"]
     if name.rpartition(".")[2][0].isupper():
         return f"```python\n{name}{arguments.removesuffix(' -> None')}\n```"
     return f"```python\ndef {name}{arguments}\n```"
