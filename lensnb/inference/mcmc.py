@@ -289,7 +289,7 @@ def _factor(whiten, starts):
 
 def nuts(
     log_density: Callable,            # of `(theta, *args)`, theta (d,): a scalar, differentiable
-    starts: Float[Any, "chains d"],   # one row a chain, dispersed
+    starts: Any,                      # (n_chains, d): one row a chain, dispersed
     key: Any,                         # JAX random key
     n_samples: int = 500,             # draws a chain
     n_warmup: int = 500,              # transitions before them, discarded
