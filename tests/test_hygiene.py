@@ -255,6 +255,12 @@ def test_readme_is_the_front_page():
     assert check.returncode == 0, check.stderr
 
 
+def test_the_front_page_lists_every_chapter():
+    links = set(re.findall(r"\]\(nbs/([\w/]+\.ipynb)\)", (ROOT / "README.md").read_text()))
+    missing = {p.relative_to(NBS).as_posix() for p in ALL_NOTEBOOKS} - links - {"index.ipynb"}
+    assert missing == set(), "run nbs/index.ipynb again, then make export"
+
+
 def test_settings_and_pyproject_agree():
     settings = configparser.ConfigParser()
     settings.read(ROOT / "settings.ini")
