@@ -34,10 +34,9 @@ BELOW = {
     "inference": GROUND | {"learn", "simulator", "score", "validation"},
     "survey": GROUND | {"learn", "simulator", "score", "validation", "inference"},
     # At the door.
-    "parameters": GROUND,
-    "report": GROUND,
-    "run": GROUND | {"parameters", "report"},
-    "cli": GROUND | {"parameters", "report", "run"},
+    "runner": GROUND,
+    "run": GROUND | {"runner"},
+    "cli": GROUND | {"runner", "run"},
 }
 
 ALL_NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)

@@ -64,8 +64,8 @@ def run(*command):
         sys.exit("install: this step failed, the reason stands above: %s" % " ".join(command))
 
 
-def create():
-    "An empty environment in .venv."
+def check():
+    "End with a sentence where this Python cannot make an environment for lensnb."
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         sys.exit("install: lensnb needs Python %d.%d to %d.%d, but %s is %d.%d; name another, as in "
                  "make install PYTHON=python3.11" % (OLDEST + NEWEST + (BASE,) + sys.version_info[:2]))
@@ -74,6 +74,10 @@ def create():
         import venv  # noqa: F401
     except ImportError:
         sys.exit("install: %s comes without venv; on Debian and Ubuntu: apt-get install python3-venv" % BASE)
+
+
+def create():
+    "An empty environment in .venv."
     print("install: creating .venv with Python %d.%d" % sys.version_info[:2], flush=True)
     run(BASE, "-m", "venv", "--clear", VENV)
 
@@ -105,6 +109,8 @@ def main():
     goal = inputs(accelerator)
     if stamp and stamp["inputs"] == goal:
         return
+    if not stamp:
+        check()
     if os.path.exists(STAMP):
         os.remove(STAMP)
     if not stamp:
