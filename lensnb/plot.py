@@ -107,7 +107,8 @@ def compass(
     origin, size = np.array([0.86, 0.14]), 0.09
     for name, angle in (("N", position_angle), ("E", position_angle + (-1 if mirrored else 1) * np.pi / 2)):
         direction = np.array([-np.sin(angle), np.cos(angle)])
-        arrow = dict(arrowstyle="-|>", color=color, lw=1.2, shrinkA=0, shrinkB=0, mutation_scale=7, path_effects=outline(color))
+        arrow = dict(arrowstyle="-|>", color=color, lw=1.2, shrinkA=0, shrinkB=0, mutation_scale=7,
+                     path_effects=outline(color))
         ax.annotate("", origin + size * direction, origin, xycoords="axes fraction", textcoords="axes fraction",
                     arrowprops=arrow)
         ax.text(*(origin + 1.45 * size * direction), name, transform=ax.transAxes, color=color, fontsize=7,
@@ -205,11 +206,12 @@ def mosaic(
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     fig, axes = plt.subplots(rows, columns, squeeze=False, layout="constrained",
-                             figsize=(size * columns + 0.7 * (unit is not None), size * rows + 0.2 * rows * bool(titles)))
+                             figsize=(size * columns + 0.7 * (unit is not None), (size + 0.2 * bool(titles)) * rows))
     used, spare = axes.flat[:len(images)], axes.flat[len(images):]
     if (shared or unit is not None) and not residual:
-        options = {"vmin": min(image.min() for image in images), "vmax": max(image.max() for image in images), **options}
-    for k, (ax, image) in enumerate(zip(used, images)):
+        low, high = min(image.min() for image in images), max(image.max() for image in images)
+        options = {"vmin": low, "vmax": high, **options}
+    for k, (ax, image) in enumerate(zip(used, images, strict=True)):
         draw = show_residual if residual else show_image
         picture = draw(ax, image, pixel_scale, unit=None, title=titles and titles[k],
                        **{"bar": k == 0, "labels": False, **options})

@@ -66,7 +66,9 @@ def test_affine_invariance(x64):
     """Sampling A theta + b with the covariance carried along gives the same draws, carried along."""
     g = Gaussian(2, seed=2)
     A, b = np.array([[1e-6, 0.0], [3.0, 50.0]]), np.array([1e-3, 70.0])
-    carried = lambda u, mean, root: normal(jnp.linalg.solve(jnp.asarray(A), u - jnp.asarray(b)), mean, root)
+    def carried(u, mean, root):
+        return normal(jnp.linalg.solve(jnp.asarray(A), u - jnp.asarray(b)), mean, root)
+
     args = tuple(jnp.asarray(np.asarray(a), dtype=float) for a in g.args)
     starts = g.starts()
     one = nuts(normal, starts, jax.random.key(3), 40, 60, args=args, whiten=g.cov, progress=False)
@@ -79,7 +81,8 @@ def test_affine_invariance(x64):
 def test_same_key_same_draws_and_vectorised_alike():
     g = Gaussian(2, seed=2)
     options = dict(args=g.args, whiten=g.cov, progress=False)
-    runs = [nuts(normal, g.starts(), jax.random.key(9), 40, 50, **options, **more) for more in ({}, {}, {"together": True})]
+    runs = [nuts(normal, g.starts(), jax.random.key(9), 40, 50, **options, **more)
+            for more in ({}, {}, {"together": True})]
     np.testing.assert_array_equal(runs[0].samples, runs[1].samples)
     # in float32 the two programs round differently and part after a while
     np.testing.assert_allclose(runs[2].flat.std(0), runs[0].flat.std(0), rtol=0.6)
@@ -103,13 +106,16 @@ def test_second_mode_is_seen_only_from_dispersed_starts():
 
 def test_deep_trees_are_reported():
     g = Gaussian(2, seed=2)
-    run = nuts(normal, g.starts(), jax.random.key(0), 40, 20, args=g.args, whiten=np.eye(2) * 1e-6, max_treedepth=3, progress=False)
+    run = nuts(normal, g.starts(), jax.random.key(0), 40, 20, args=g.args, whiten=np.eye(2) * 1e-6, max_treedepth=3,
+               progress=False)
     assert run.n_saturated > 0 and any("tree depth" in p for p in run.problems)
 
 
 def test_nan_beyond_a_boundary_is_a_divergence_not_a_crash():
-    half = lambda theta: jnp.sum(jnp.where(theta > 0, -0.5 * theta**2, jnp.nan))
-    run = nuts(half, np.full((2, 1), 1.0) + [[0.0], [0.3]], jax.random.key(0), 300, 200, whiten=np.eye(1), progress=False)
+    def half(theta):
+        return jnp.sum(jnp.where(theta > 0, -0.5 * theta**2, jnp.nan))
+
+    run = nuts(half, np.array([[1.0], [1.3]]), jax.random.key(0), 300, 200, whiten=np.eye(1), progress=False)
     assert np.isfinite(run.samples).all() and (run.samples > 0).all() and run.n_divergences > 0
     assert any("diverged" in p for p in run.problems)
 

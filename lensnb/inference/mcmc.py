@@ -129,8 +129,7 @@ def _advance(density, chain, windows, closes, n, target, max_treedepth):
 @eqx.filter_jit
 def _advance_together(density, chains, windows, closes, n, target, max_treedepth):
     "The same for all chains in step, as an accelerator wants it."
-    one = lambda chain: _advance(density, chain, windows, closes, n, target, max_treedepth)
-    return jax.vmap(one)(chains)
+    return jax.vmap(lambda chain: _advance(density, chain, windows, closes, n, target, max_treedepth))(chains)
 
 # %% ../../nbs/inference/mcmc.ipynb #mcmc-21
 def _arviz():
@@ -196,16 +195,19 @@ class Chains(eqx.Module):
         "Effective number of draws for the 5% and 95% quantiles."
         return self._each(_arviz().ess, method="tail")
 
+    def _listed(self, bad):
+        "The names of the parameters picked by a mask."
+        return ", ".join(np.array(self.names)[bad])
+
     @property
     def problems(self) -> tuple[str, ...]:
         "What is wrong with the run, a sentence each; empty when nothing was found."
         n_chains, n_draws, _ = self.samples.shape
         found, rhat, ess = [], self.rhat, np.minimum(self.ess_bulk, self.ess_tail)
-        listed = lambda bad: ", ".join(np.array(self.names)[bad])
         if (bad := ~(rhat <= 1.01)).any():
-            found.append(f"R-hat is above 1.01 for {listed(bad)} (largest {np.max(rhat):.2f}): the chains disagree.")
+            found.append(f"R-hat is above 1.01 for {self._listed(bad)} (largest {np.max(rhat):.2f}): the chains disagree.")
         if (bad := ~(ess >= 100 * n_chains)).any():
-            found.append(f"Fewer than {100 * n_chains} effective draws for {listed(bad)} "
+            found.append(f"Fewer than {100 * n_chains} effective draws for {self._listed(bad)} "
                          f"(least {np.min(ess):.0f}): run longer.")
         if self.n_divergences:
             found.append(f"{self.n_divergences} of {n_chains * n_draws} transitions diverged: "
@@ -221,7 +223,8 @@ class Chains(eqx.Module):
     def table(self) -> list[dict]:
         "One row a parameter: name, mean, sd, rhat, ess_bulk, ess_tail."
         columns = (self.names, self.flat.mean(0), self.flat.std(0, ddof=1), self.rhat, self.ess_bulk, self.ess_tail)
-        return [dict(zip(("name", "mean", "sd", "rhat", "ess_bulk", "ess_tail"), row)) for row in zip(*columns)]
+        keys = ("name", "mean", "sd", "rhat", "ess_bulk", "ess_tail")
+        return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def to_arviz(self):
         "The same as ArviZ's InferenceData: one variable a parameter, and the sampler's statistics."
@@ -247,15 +250,14 @@ class Chains(eqx.Module):
     def __repr__(self):
         rows = list(self._rows())
         widths = [max(len(row[k]) for row in rows) for k in range(6)]
-        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths)) for row in rows]
+        lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
         return "\n".join([self._summary(), *lines, *(f"! {problem}" for problem in self.problems)])
 
     def _repr_html_(self):
-        cells = lambda row, tag: "".join(f"<{tag}>{cell}</{tag}>" for cell in row)
-        header, *rows = self._rows()
-        body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
+        header, *rows = ["".join(f"<td>{cell}</td>" for cell in row) for row in self._rows()]
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
         notes = "".join(f"<p><b>Warning:</b> {problem}</p>" for problem in self.problems)
-        return f"<p>{self._summary()}</p><table><tr>{cells(header, 'th')}</tr>{body}</table>{notes}"
+        return f"<p>{self._summary()}</p><table><tr>{header.replace('td>', 'th>')}</tr>{body}</table>{notes}"
 
 # %% ../../nbs/inference/mcmc.ipynb #mcmc-24
 def _checked(log_density, starts, n_samples, n_warmup, names):
@@ -336,7 +338,8 @@ def _chunks(windows, closes):
     for first in range(0, len(windows), CHUNK):
         n = min(CHUNK, len(windows) - first)
         pad = (0, CHUNK - n)
-        yield (jnp.asarray(np.pad(windows[first:first + n], pad)), jnp.asarray(np.pad(closes[first:first + n], pad)), n)
+        window, closing = (np.pad(part[first:first + n], pad) for part in (windows, closes))
+        yield jnp.asarray(window), jnp.asarray(closing), n
 
 def _run_threads(density, chains, windows, closes, target, max_treedepth, bar):
     "Each chain in a thread, as many at a time as there are cores."
@@ -349,13 +352,14 @@ def _run_threads(density, chains, windows, closes, target, max_treedepth, bar):
                 chain, draws = _advance(density, chain, window, closing, jnp.asarray(n), target, max_treedepth)
                 parts.append([np.asarray(leaf)[:n] for leaf in draws])
                 bar.update(n)
-            return [np.concatenate(leaves) for leaves in zip(*parts)]
+            return [np.concatenate(leaves) for leaves in zip(*parts, strict=True)]
 
     window, closing, _ = next(_chunks(windows, closes))  # compile once, before the threads race to do it
-    _advance(density, jax.tree.map(lambda leaf: leaf[0], chains), window, closing, jnp.asarray(0), target, max_treedepth)
+    first = jax.tree.map(lambda leaf: leaf[0], chains)
+    _advance(density, first, window, closing, jnp.asarray(0), target, max_treedepth)
     n_chains = len(chains.key)
     with concurrent.futures.ThreadPoolExecutor(min(n_chains, len(os.sched_getaffinity(0)))) as pool:
-        return _Draw(*(np.stack(leaves) for leaves in zip(*pool.map(one, range(n_chains)))))
+        return _Draw(*(np.stack(leaves) for leaves in zip(*pool.map(one, range(n_chains)), strict=True)))
 
 def _run_together(density, chains, windows, closes, target, max_treedepth, bar):
     "All chains in one vectorised program."
@@ -364,7 +368,7 @@ def _run_together(density, chains, windows, closes, target, max_treedepth, bar):
         chains, draws = _advance_together(density, chains, window, closing, jnp.asarray(n), target, max_treedepth)
         parts.append([np.asarray(leaf)[:, :n] for leaf in draws])
         bar.update(n * len(chains.key))
-    return _Draw(*(np.concatenate(leaves, axis=1) for leaves in zip(*parts)))
+    return _Draw(*(np.concatenate(leaves, axis=1) for leaves in zip(*parts, strict=True)))
 
 # %% ../../nbs/inference/mcmc.ipynb #mcmc-40
 class MCMC(Posterior):
