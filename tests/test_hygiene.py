@@ -37,7 +37,8 @@ BELOW = {
     "runner": GROUND,
     "run": GROUND | {"runner"},
     "claims": GROUND | {"run"},
-    "cli": GROUND | {"runner", "run"},
+    "claims": GROUND | {"runner", "run"},
+    "cli": GROUND | {"runner", "run", "claims"},
 }
 
 ALL_NOTEBOOKS = sorted(p for p in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
