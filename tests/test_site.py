@@ -66,7 +66,7 @@ def site(tmp_path_factory):
     # coverage and warning settings of this test run are no business of the build
     quiet = {key: value for key, value in os.environ.items() if not key.startswith(("COV", "PYTHONWARNINGS"))}
     command = [sys.executable, str(ROOT / "tools" / "docs.py"), "--fallback"]
-    run = subprocess.run(command, cwd=copy, env=quiet, capture_output=True, text=True, timeout=600)
+    run = subprocess.run(command, cwd=copy, env=quiet, capture_output=True, text=True, timeout=1200)
     assert run.returncode == 0, run.stderr[-4000:]
     return copy / "_docs", [line for line in run.stderr.splitlines() if line.startswith("warning:")]
 
