@@ -6,6 +6,7 @@ starts again from an empty environment. Without --accelerator the environment ke
 """
 # No f-strings and no annotations: an old Python has to come as far as the sentence that says it is too old.
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -101,6 +102,8 @@ def main():
     parser.add_argument("--accelerator", choices=ACCELERATORS, help="what JAX computes on (default: as before, or cpu)")
     parser.add_argument("--this-python", action="store_true", help="the environment's Python must be this one")
     args = parser.parse_args()
+    alone = open(os.path.abspath(__file__))  # held until the end: a second install waits here for the first
+    fcntl.flock(alone, fcntl.LOCK_EX)
     stamp = stamped()
     accelerator = args.accelerator or stamp.get("accelerator", "cpu")
     other_python = args.this_python and stamp.get("python") != "%d.%d" % sys.version_info[:2]
