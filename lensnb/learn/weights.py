@@ -128,11 +128,17 @@ def _check_fit(path, stored, expected):
             raise InputError(f"{path} does not fit: {name} is {dtype}{shape} in the file and "
                              f"{wanted_dtype}{wanted_shape} in the network.")
 
-def _load_leaf(file, leaf):
+def _load_leaf(file, leaf, path):
     "The next array of `file`, as what `leaf` is: never unpickled."
     if not _is_stored(leaf):
         return leaf
-    value = np.load(file, allow_pickle=False)
+    try:
+        value = np.load(file, allow_pickle=False)
+        if value.shape != np.shape(leaf):
+            raise ValueError(f"shape {value.shape}")
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path} does not hold the plain arrays that its header lists; it was not made by lensnb, "
+                         "and nothing of it is used.") from error
     if isinstance(leaf, (bool, int, float, complex)):
         return type(leaf)(value.item())
     return value.astype(leaf.dtype) if isinstance(leaf, np.ndarray) else jnp.asarray(value, dtype=leaf.dtype)
@@ -147,4 +153,4 @@ def load_weights(
     _check_fit(path, facts["leaves"], describe_leaves(like))
     file = io.BytesIO(payload)
     leaves, structure = jax.tree_util.tree_flatten(like)
-    return structure.unflatten([_load_leaf(file, leaf) for leaf in leaves]), facts["made"]
+    return structure.unflatten([_load_leaf(file, leaf, path) for leaf in leaves]), facts["made"]
