@@ -118,7 +118,7 @@ def advance(
 # %% ../../nbs/learn/fit.ipynb #fit-18
 def shuffled(
     arrays: PyTree,   # arrays whose first axis counts the examples
-    batch_size: int,
+    batch_size: int | None,
     key,              # of the shuffling
 ) -> Callable:        # step -> the same tree, with `batch_size` examples
     "Batches of `arrays`, in an order shuffled anew each epoch; the remainder of an epoch is left out."
@@ -126,8 +126,8 @@ def shuffled(
     if len(lengths) != 1:
         raise InputError(f"The training arrays have {sorted(lengths)} examples; their first axes must agree.")
     n = lengths.pop()
-    if not 0 < batch_size <= n:
-        raise InputError(f"Batches of {batch_size} cannot be drawn from {n} examples.")
+    if batch_size is None or not 0 < batch_size <= n:
+        raise InputError(f"Batches of {batch_size} cannot be drawn from {n} examples; give a `batch_size` from 1 to {n}.")
 
     @functools.lru_cache(maxsize=1)  # sorted once an epoch
     def order(epoch):
@@ -261,6 +261,8 @@ def fit(
     Killed at any moment and called again with the same arguments and `checkpoint`, it goes on exactly where that was.
     Raises `Diverged` when the loss or its gradient is not finite, `InputError` when the checkpoint belongs to another
     training, `LensnbError` when the disk is full (the previous checkpoint stays)."""
+    if steps < 1 or (patience is not None and not validation):
+        raise InputError("Give at least one step." if steps < 1 else "`patience` needs `validation` batches to judge by.")
     rate = learning_rate if callable(learning_rate) else constant(learning_rate)
     method = optimiser(rate)
     train_key, order_key, judge_key = jax.random.split(key, 3)
@@ -288,9 +290,9 @@ def fit(
     state, book = initial_state(params, method), _Book()
     best = jax.tree.map(jnp.copy, state.average) if validation else None
     identity = None if checkpoint is None else dict(
-        steps=steps, batch_size=size, key=np.asarray(jax.random.key_data(key)).tolist(), clip=str(clip), ema=ema, patience=patience,
-        validate_every=validate_every if validation else None, learning_rate=_values(rate, steps),
-        optimiser=_behaviour(method, params), weights=_total(params), data=_total((batch, validation)))
+        weights=_total(params), data=_total((batch, validation)), steps=steps, batch_size=size, clip=str(clip), ema=ema,
+        key=np.asarray(jax.random.key_data(key)).tolist(), validate_every=validate_every if validation else None,
+        patience=patience, learning_rate=_values(rate, steps), optimiser=_behaviour(method, params))
     if checkpoint is not None and pathlib.Path(checkpoint).exists():
         made = read_header(checkpoint)["made"]
         _check_same(checkpoint, made["training"], identity)
