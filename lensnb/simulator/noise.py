@@ -33,10 +33,11 @@ class GaussianLikelihood(Likelihood):
     def log_prob(self, residual: Float[Array, "..."]) -> Scalar:
         "Log-density of the residual; excluded pixels count nothing."
         used = jnp.isfinite(self.sd)
-        sd = jnp.where(used, self.sd, 1.0)
+        sd, residual = jnp.where(used, self.sd, 1.0), jnp.where(used, residual, 0.0)
         terms = -0.5 * (residual / sd) ** 2 - jnp.log(sd) - 0.5 * jnp.log(2 * jnp.pi)
         return jnp.where(used, terms, 0.0).sum()
 
     def score(self, residual: Float[Array, "..."]) -> Float[Array, "..."]:
-        "Its gradient: minus the residual over the variance."
-        return -residual / self.sd**2
+        "Its gradient: minus the residual over the variance; 0 where excluded, whatever stands there."
+        used = jnp.isfinite(self.sd)
+        return jnp.where(used, -residual, 0.0) / jnp.where(used, self.sd, 1.0) ** 2

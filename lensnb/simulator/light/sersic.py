@@ -14,7 +14,7 @@ from jax.scipy.special import gammainc, gammaln
 from jaxtyping import Array, Float
 
 from ...core import Parametric, Scalar, parameter, safe_sqrt
-from ..mass.base import centred
+from ..mass.base import centred, check_ellipse
 from ..mass.isothermal import elliptical
 
 # %% ../../../nbs/simulator/light/sersic.ipynb #sersic-06
@@ -44,6 +44,9 @@ def _sersic_bn_jvp(primals, tangents):
 # %% ../../../nbs/simulator/light/sersic.ipynb #sersic-09
 class LightProfile(Parametric):
     "Surface brightness at any positions `(x, y)` [arcsec], on the sky or in the source plane."
+
+    def __check_init__(self):
+        check_ellipse(self)
 
     @abc.abstractmethod
     def surface_brightness(self, x, y) -> Float[Array, "..."]:
