@@ -128,15 +128,16 @@ def _check_fit(path, stored, expected):
             raise InputError(f"{path} does not fit: {name} is {dtype}{shape} in the file and "
                              f"{wanted_dtype}{wanted_shape} in the network.")
 
-def _load_leaf(file, leaf, path):
-    "The next array of `file`, as what `leaf` is: never unpickled."
+def _load_leaf(file, leaf, dtypes, path):
+    "The next array of `file`, whose type is next in `dtypes`, as what `leaf` is: never unpickled."
     if not _is_stored(leaf):
         return leaf
     try:
-        value = np.load(file, allow_pickle=False)
+        value, dtype = np.load(file, allow_pickle=False), jnp.dtype(next(dtypes))
+        value = value.view(dtype) if value.dtype.kind == "V" else value  # .npy does not know bfloat16
         if value.shape != np.shape(leaf):
             raise ValueError(f"shape {value.shape}")
-    except (ValueError, EOFError) as error:
+    except (ValueError, TypeError, EOFError) as error:
         raise InputError(f"{path} does not hold the plain arrays that its header lists; it was not made by lensnb, "
                          "and nothing of it is used.") from error
     if isinstance(leaf, (bool, int, float, complex)):
@@ -152,5 +153,5 @@ def load_weights(
     like = eqx.filter_eval_shape(build, facts["made"])
     _check_fit(path, facts["leaves"], describe_leaves(like))
     file = io.BytesIO(payload)
-    leaves, structure = jax.tree_util.tree_flatten(like)
-    return structure.unflatten([_load_leaf(file, leaf, path) for leaf in leaves]), facts["made"]
+    dtypes = (dtype for _, _, dtype in facts["leaves"])
+    return jax.tree.map(lambda leaf: _load_leaf(file, leaf, dtypes, path), like), facts["made"]

@@ -119,6 +119,7 @@ class Watcher:
         self.bar, self.shown = bar, 0.0
 
     def write(self, text: str):
+        "Take in a piece of the stream."
         for piece in re.split(r"[\r\n]+", text):
             if match := BAR.search(piece):
                 self.progress(" ".join(filter(None, [match["what"], match["percent"] + "%", match["rest"]])))
@@ -132,6 +133,7 @@ class Watcher:
             self.bar.set_postfix_str(text.strip())
 
     def flush(self):
+        "Nothing is kept back."
         pass
 
 OURS = re.compile(r"TqdmWarning|To exit: use")  # of the notebook's machinery, not of its subject

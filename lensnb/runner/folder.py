@@ -148,7 +148,7 @@ def check_writable(
         with tempfile.TemporaryFile(dir=folder):
             pass
     except (OSError, ValueError) as error:
-        if isinstance(error, (NotADirectoryError, FileExistsError)) or folder.is_file():
+        if isinstance(error, (NotADirectoryError, FileExistsError)):
             raise InputError(f"{what} {folder} cannot be a folder: a file is in its way; give another one.") from None
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{what} {folder} cannot be written: {reason}; give another one.") from None

@@ -53,8 +53,8 @@ def read_notebook(
         notebook = json.loads(path.read_text(encoding="utf-8"))
         check_structure(notebook)
     except FileNotFoundError:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.ipynb")], n=1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "check the name."
+        near = difflib.get_close_matches(path.stem, [other.stem for other in path.parent.glob("*.ipynb")], n=1)
+        hint = f"did you mean {path.with_name(near[0] + '.ipynb')}?" if near else "check the name."
         raise InputError(f"There is no notebook {path}; {hint}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
         raise InputError(f"{path} is not a Jupyter notebook: it holds no valid JSON.") from None

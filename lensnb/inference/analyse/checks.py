@@ -43,7 +43,7 @@ def missing_pixels(
                          "give a cutout that the exposures cover.")
     values = pixels[~missing]
     if values.size and values.min() == values.max():
-        raise InputError(f"{name}: all its pixels have the same value, {float(values.min()):g}; give an image of the sky.")
+        raise InputError(f"{name}: all pixels have the same value, {float(values.min()):g}; give an image of the sky.")
     return missing
 
 # %% ../../../nbs/inference/analyse/checks.ipynb #checks-11
@@ -55,7 +55,9 @@ def saturated_pixels(
     "True where the detector was full: above `level`, or on a plateau of the largest value."
     values = np.where(missing, -np.inf, data)
     peak, (middle, high) = values.max(), np.percentile(data[~missing], [50, 95])
-    full = values >= level if level is not None and level > 0 else np.zeros(data.shape, bool)
+    full = values >= (level if level is not None and level > 0 else np.inf)
+    if full.mean() > 0.02:  # a level in another unit
+        full = np.zeros(data.shape, bool)
     flat, count = ndimage.label(values >= peak - 1e-6 * abs(peak))
     sizes = np.bincount(flat.ravel(), minlength=count + 1)
     if peak - middle > 3 * (high - middle):  # a peak above the rest, not the ceiling of pure noise
@@ -68,6 +70,7 @@ class Sky(NamedTuple):
     rms: float            # scatter of its pixels [unit of the data]
     level: float          # their median
     correlation: float    # of neighbouring pixels
+    grain: float          # scatter from pixel to pixel, blind to all that is smooth [unit of the data]
     pixels: np.ndarray    # (ny, nx), True where it was measured
 
 def without_plane(values, ok, rounds=5):
@@ -106,7 +109,11 @@ def blank_sky(
     count = pixels.sum()
     rms = 1.015 * np.sqrt(np.nansum(flat**2) / (count - 3 * len(chosen)))  # clipping at 3 sd takes 1.5% off
     pairs = [np.nanmean(flat[1:] * flat[:-1]), np.nanmean(flat[:, 1:] * flat[:, :-1])]
-    return Sky(float(rms), float(np.median(data[pixels])), float(np.mean(pairs) / np.nanmean(flat**2)) if rms else 0.0, pixels)
+    correlation = np.mean(pairs) / np.nanmean(flat**2) if rms else 0.0
+    bends = np.concatenate([(flat[2:] - 2 * flat[1:-1] + flat[:-2]).ravel(),
+                            (flat[:, 2:] - 2 * flat[:, 1:-1] + flat[:, :-2]).ravel()])
+    grain = mad_std(bends, ignore_nan=True) / np.sqrt(6)
+    return Sky(float(rms), float(np.median(data[pixels])), float(correlation), float(grain), pixels)
 
 # %% ../../../nbs/inference/analyse/checks.ipynb #checks-21
 def read_noise(
@@ -116,8 +123,8 @@ def read_noise(
 ) -> Float[np.ndarray, "ny nx"] | None:  # standard deviation, NaN where unknown; None where it nowhere is
     "The standard deviation of each pixel. Raises InputError for negative values."
     if (values < 0).any():
-        raise InputError(f"{name}: {(values < 0).sum()} pixels of the noise map are negative (down to {np.nanmin(values):g}); "
-                         "give standard deviations, or name the extension VAR, IVAR or WHT for what it is.")
+        raise InputError(f"{name}: {(values < 0).sum()} pixels of the noise map are negative ({np.nanmin(values):g}); "
+                         "give standard deviations, or name the extension VAR, IVAR or WHT.")
     good = np.isfinite(values) & (values > 0) & (values < LARGEST)
     if good.mean() < 0.5:
         return None
@@ -156,7 +163,7 @@ def continue_below_floor(data, noise, sky, electrons):
         lit = above & (data - sky.level > 20 * sky.rms)
     if lit.sum() >= 10:
         electrons = 1 / np.median((noise[lit] ** 2 - sky.rms**2) / (data[lit] - sky.level))
-    told = "the sky and the photons of the sources" if electrons else "the sky alone, since nothing tells of photon noise"
+    told = "the sky and the photons of the sources" if electrons else "the sky alone, as nothing tells of photon noise"
     law = np.minimum(sky_and_photons(data, sky, electrons), max(floor, sky.rms))
     return np.where(above, np.maximum(noise, sky.rms), np.where(np.isnan(noise), np.nan, law)), told
 
@@ -171,10 +178,14 @@ def check_noise(
         return noise, ("There is no blank sky in this cutout to hold the noise map against.",)
     there = noise[sky.pixels]
     stated = float(np.nanmedian(there))
+    crowded = sky.rms > CONTRADICTED * stated and sky.grain < AGREES * stated
     numbers = f"noise map {stated:.3g}, scatter of the blank sky {sky.rms:.3g}"
-    correlated = f", whose neighbouring pixels are correlated by {sky.correlation:.2f}" if sky.correlation > 0.15 else ""
+    correlated = f", whose neighbouring pixels correlate by {sky.correlation:.2f}" if sky.correlation > 0.15 else ""
     if off_by(stated, sky.rms) <= AGREES:
         return noise, ()
+    if crowded:
+        return noise, (f"The noise map is kept, since no part of the field is blank enough to hold it against: {numbers}, "
+                       f"of which {sky.grain:.3g} from pixel to pixel.",)
     if off_by(stated, sky.rms) <= CONTRADICTED:
         return noise, (f"The noise map is kept although it differs from the blank sky{correlated}: {numbers}.",)
     for other, name in ((np.sqrt(noise), "a variance"), (1 / np.sqrt(noise), "an inverse variance")):
@@ -204,4 +215,4 @@ def check_mask(
     if (~mask).sum() < LEAST:
         raise InputError(f"{name}: only {(~mask).sum()} of {mask.size} pixels can be used; {turned}.")
     if mask[middle].mean() > 0.9 and mask.mean() > 0.5:
-        raise InputError(f"{name}: {mask.mean():.0%} of the pixels are excluded, the lens in the middle among them; {turned}.")
+        raise InputError(f"{name}: {mask.mean():.0%} of the pixels are excluded, the lens in the middle too; {turned}.")

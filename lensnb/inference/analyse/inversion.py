@@ -15,7 +15,7 @@ from scipy import linalg, optimize, sparse
 
 from ...core import InputError
 from .lens_light import GaussianExpansion, LensLight
-from .model import flux_spread
+from .model import SKY, flux_spread
 from ...simulator.lens import Lens
 from ...simulator.light import PixelatedLight
 from ...simulator.scene import Scene
@@ -101,8 +101,8 @@ def invert(
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     psf = np.asarray(cutout.psf, dtype=np.float64)
     # the box of the arcs and a margin for the PSF, kept symmetric about its own centre
-    top, bottom = max(rows[0] - psf.shape[0] // 2, 0), min(rows[-1] + psf.shape[0] // 2 + 1, shape[0])
-    left, right = max(columns[0] - psf.shape[1] // 2, 0), min(columns[-1] + psf.shape[1] // 2 + 1, shape[1])
+    top, bottom = max(int(rows[0]) - psf.shape[0] // 2, 0), min(int(rows[-1]) + psf.shape[0] // 2 + 1, shape[0])
+    left, right = max(int(columns[0]) - psf.shape[1] // 2, 0), min(int(columns[-1]) + psf.shape[1] // 2 + 1, shape[1])
     box = (slice(top, bottom), slice(left, right))
     shift = ((left + right - shape[1]) / 2 * scale, (top + bottom - shape[0]) / 2 * scale)
     telescope = Telescope((bottom - top, right - left), scale, psf, supersample=supersample)
@@ -120,7 +120,7 @@ def invert(
     scene = Scene(moved, PixelatedLight(np.zeros((n, n)), step), telescope)
     L = response(scene, inside, n, step, center) / sd[:, None]
 
-    psi = [np.full(mask.sum(), np.median(sd))]
+    psi = [np.full(mask.sum(), SKY * np.median(sd))]
     images = np.zeros((0, *shape))
     if light.present:
         expansion = GaussianExpansion(shape, scale, psf, light.sigmas)
@@ -131,7 +131,7 @@ def invert(
 
     padded = np.zeros(shape)
     padded[box] = np.asarray(scene.operator((n, n), step, *center).mv(jnp.asarray(found["x"].reshape(n, n), dtype=float)))
-    sky = light.sky + found["b"][0] * np.median(sd)
+    sky = light.sky + found["b"][0] * SKY * np.median(sd)
     fitted = light.image + np.tensordot(found["b"][1:], images, 1)
     return Inversion(found["x"].reshape(n, n), found["error"].reshape(n, n), step, (center[0] + shift[0], center[1] + shift[1]),
                      padded, fitted, float(sky), (data - padded - fitted - sky) / noise, found["chi2"], int(mask.sum()),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRAWN', 'Start', 'Optimum', 'spread_of_best', 'tuned_strength', 'start_vector', 'chosen_starts', 'whole', 'theta_of',
-           'updated_light', 'find_optimum']
+           'held_terms', 'updated_light', 'find_optimum']
 
 # %% ../../../nbs/inference/analyse/optimum.ipynb #optimum-03
 import time
@@ -121,6 +121,12 @@ def theta_of(model, z):
     "Parameters at `z`."
     return model.prior.constrain(jnp.asarray(z, dtype=float))
 
+def held_terms(prior, z, free) -> float:
+    "Log prior of the parameters that are held: not part of the density of the others."
+    one = lambda name: type(prior)({name: prior.distributions[name]})
+    return sum(float(one(name).log_prob_unconstrained(jnp.asarray(z[k:k + 1], dtype=float)))
+               for k, name in enumerate(prior.names) if not free[k])
+
 def updated_light(light: LensLight, p: dict, fluxes, cutout) -> LensLight:
     "The lens light with the shape of parameters `p` and new fluxes."
     shape = np.array([float(p[name]) for name in SHAPE])
@@ -135,7 +141,7 @@ def find_optimum(
     light: LensLight,           # first guess of the lens light
     draws=None,                 # (n, 9) draws of the amortised posterior, by the names of `DRAWN`
     mass: str = "SIE",          # or EPL
-    n_max: int = 6,             # order of the shapelets
+    n_max: int | None = None,   # order of the shapelets; None: more for brighter arcs, 4 to 10
     n_full: int = 3,            # starts that go on to the full model
     report=lambda text: None,   # is told what happens
 ) -> Optimum:
@@ -153,6 +159,11 @@ def find_optimum(
     inner = 1.5 * fwhm if light.present else -1.0
     radius = ring_radius(np.where(r > inner, signal, 0.0), r, scale, fwhm)
     largest = float(max(min(2.5 * radius, 0.7 * max(data.shape) * scale), 1.2 * radius))
+
+    if n_max is None:
+        seen = np.sqrt((np.clip(signal, 0, None)[(r < 1.4 * radius) & (signal > 3)] ** 2).sum() / (4 * np.pi))
+        n_max = int(np.clip(np.round(2 * np.log2(max(seen, 1.0) / 10)), 4, 10))
+        report(f"arcs at a total signal-to-noise of {seen:.0f}: shapelets to order {n_max}")
 
     # Many starts, a simple source; a tenth of the arcs' brightness is allowed for what it cannot fit.
     reach = 1.4 * radius + 2 * fwhm
@@ -183,10 +194,11 @@ def find_optimum(
     z = best[0][1].z
     mask, others = look(simple, z, simple.amplitudes(theta_of(simple, z))[0])
     theta_E = float(theta_of(simple, z)[0])
-    disk = (r < REACH * theta_E + 2 * fwhm) & usable & ~others & (r > (fwhm if light.present else -1.0))
+    within = r < REACH * theta_E + 2 * fwhm + 2 * scale
+    disk = within & usable & ~others & (r > (fwhm if light.present else -1.0))
     full_prior = lens_prior(light, mass, largest, free_light=light.present)
     extra = np.where(mask, 0.0, TOLERANCE * light.image)
-    joint = build_model(cutout, light, disk | mask, full_prior, n_max=n_max, free_light=True, extra=extra)
+    joint = build_model(cutout, light, disk, full_prior, n_max=n_max, free_light=True, extra=extra, box=within)
     strength, full = None, []
     for guess, end in best[:n_full]:
         p = dict(zip(simple.prior.names, np.asarray(theta_of(simple, end.z), dtype=np.float64)))
@@ -211,18 +223,25 @@ def find_optimum(
         arcs = data - light.sky - light.image
         signal = smoothed_signal(arcs, np.hypot(noise, 2 * TOLERANCE * light.image), usable)
     mask, others = look(joint, winner.z, amplitude)
-    final = build_model(cutout, light, mask, lens_prior(light, mass, largest), n_max=n_max, strength=strength, box=disk | mask)
-    z = start_vector(final.prior, {name: float(value) for name, value in p.items()}, light)
-    z = levenberg(final, z, 10).z
-    final = eqx.tree_at(lambda m: m.strength, final, jnp.asarray(tuned_strength(final, theta_of(final, z)), dtype=float))
-    end = levenberg(final, z, 25, tolerance=0.01)
+    prior = lens_prior(light, mass, largest, free_light=light.present)
+    last = build_model(cutout, light, mask, prior, n_max=n_max, strength=strength, free_light=True, box=within)
+    names = lens_prior(light, mass, largest).names
+    moving = np.array([name in names for name in prior.names])
+    z = start_vector(prior, {name: float(value) for name, value in p.items()}, light)
+    z = levenberg(last, z, 10, moving).z
+    strength = tuned_strength(last, theta_of(last, z))
+    last = eqx.tree_at(lambda m: m.strength, last, jnp.asarray(strength, dtype=float))
+    end = levenberg(last, z, 25, moving, tolerance=0.01)
+    final = build_model(cutout, light, mask, lens_prior(light, mass, largest), n_max=n_max, strength=strength, box=within)
+    z, H = end.z[moving], end.H[np.ix_(moving, moving)]
+    log_density = end.log_density - held_terms(prior, end.z, moving)
     if not end.converged:
         notes.append(f"The descent had not settled after {end.steps} steps; the optimum may lie a little farther.")
     scatter = spread_of_best([s for s in starts if np.isfinite(s.full)])
     if scatter > 0.02:
         notes.append(f"The three best starts differ by {scatter:.3f} arcsec in theta_E: the search may have missed the best mode.")
-    values, vectors = np.linalg.eigh(end.H)
+    values, vectors = np.linalg.eigh(H)
     covariance = (vectors / np.maximum(values, 1e-6 * values.max())) @ vectors.T
-    report(f"arcs alone: theta_E {float(theta_of(final, end.z)[0]):.4f} arcsec")
-    return Optimum(final, end.z, np.asarray(theta_of(final, end.z), dtype=np.float64), covariance, light, mask, others, starts,
-                   end.log_density, tuple(notes), time.perf_counter() - begun)
+    report(f"arcs alone: theta_E {float(theta_of(final, z)[0]):.4f} arcsec")
+    return Optimum(final, z, np.asarray(theta_of(final, z), dtype=np.float64), covariance, light, mask, others, starts,
+                   log_density, tuple(notes), time.perf_counter() - begun)

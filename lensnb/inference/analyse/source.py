@@ -16,7 +16,7 @@ from scipy.special import gammaincinv, gammaln
 
 from ...simulator.mass.isothermal import elliptical
 
-# %% ../../../nbs/inference/analyse/source.ipynb #source-05
+# %% ../../../nbs/inference/analyse/source.ipynb #source-06
 def oscillator(u: Float[Array, "..."], n_max: int) -> list:
     "The functions `phi_0 ... phi_n_max` at `u`."
     phi = [np.pi**-0.25 * jnp.exp(-(u**2) / 2)]
@@ -25,15 +25,15 @@ def oscillator(u: Float[Array, "..."], n_max: int) -> list:
     return phi
 
 def orders(n_max: int) -> list[tuple[int, int]]:
-    "The pairs (n, m), by ascending order n + m; none for a negative `n_max`."
-    return [(n, total - n) for total in range(n_max + 1) for n in range(total + 1)]
+    "The pairs (n, m) with n + m <= n_max; none for a negative `n_max`."
+    return [(n, m) for n in range(n_max + 1) for m in range(n_max + 1 - n)]
 
-def shapelets(u: Float[Array, "..."], v: Float[Array, "..."], n_max: int) -> Float[Array, "k ..."]:
-    "All shapelets up to `n_max` at `(u, v)`."
-    along, across = oscillator(u, n_max), oscillator(v, n_max)
-    return jnp.stack([along[n] * across[m] for n, m in orders(n_max)])
+def shapelets(u: Float[Array, "..."], v: Float[Array, "..."], n_max: int, collapse=lambda image: image) -> Float[Array, "k ..."]:
+    "All shapelets up to `n_max` at `(u, v)`, passed through `collapse`, such as a mean over the rays of a pixel."
+    along, across = oscillator(u, n_max), jnp.stack(oscillator(v, n_max))
+    return jnp.concatenate([collapse(along[n][None] * across[:n_max + 1 - n]) for n in range(n_max + 1)])
 
-# %% ../../../nbs/inference/analyse/source.ipynb #source-09
+# %% ../../../nbs/inference/analyse/source.ipynb #source-10
 def shapelet_sum(amplitudes: Float[Array, " k"], u, v, n_max: int):
     "Surface brightness of shapelets of given amplitudes; differentiable in `u` and `v`."
     @jax.custom_jvp
@@ -50,7 +50,7 @@ def shapelet_sum(amplitudes: Float[Array, " k"], u, v, n_max: int):
 
     return total(u, v)
 
-# %% ../../../nbs/inference/analyse/source.ipynb #source-13
+# %% ../../../nbs/inference/analyse/source.ipynb #source-14
 SOURCE = ("source_x", "source_y", "source_R_e", "source_n", "source_e1", "source_e2", "shapelet_scale")
 
 INDEX = (0.3, 8.0)  # range of the Sérsic index
@@ -90,10 +90,11 @@ def source_components(
     p: dict,     # parameters by the names of `SOURCE`; lengths in arcsec
     x, y,        # positions in the source plane [arcsec]
     n_max: int,  # of the shapelets; -1 for none
+    collapse=lambda image: image,  # what becomes of them before they are put together
 ) -> Float[Array, "k ..."]:
     "Surface brightness of each component: the Sérsic profile, then the shapelets."
-    first = body(p, x, y)[None]
-    return first if n_max < 0 else jnp.concatenate([first, shapelets(*scaled(p, x, y), n_max)])
+    first = collapse(body(p, x, y)[None])
+    return first if n_max < 0 else jnp.concatenate([first, shapelets(*scaled(p, x, y), n_max, collapse)])
 
 def source_brightness(
     p: dict,                          # as above
