@@ -117,6 +117,10 @@ PROFILES = {
 }
 
 
+# Thirty levels of a continued fraction, differentiated twice, keep LLVM busy for long; these tests run them briefly.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
+
 def answers(kind, v):
     """Potential, deflection and convergence at v = (x, y, theta_E, e1, e2, center_x, center_y, gamma)."""
     profile = PROFILES[kind](v)
@@ -128,7 +132,8 @@ def compiled(kind, x64):
     """Values, forward derivatives and reverse derivatives of `answers` over rows of v."""
     with jax.enable_x64(x64):
         f = functools.partial(answers, kind)
-        return jax.jit(jax.vmap(lambda v: (f(v), jax.jacfwd(f)(v), jax.jacrev(f)(v))))
+        everything = jax.vmap(lambda v: (f(v), jax.jacfwd(f)(v), jax.jacrev(f)(v)))
+        return jax.jit(everything, compiler_options=QUICK)
 
 
 def evaluate(kind, rows):

@@ -58,7 +58,7 @@ class Inversion(eqx.Module):
         "The source as a light profile."
         return PixelatedLight(self.source, self.pixel_scale, *self.center)
 
-def source_frame(lens: Lens, x, y, weight, share=0.97, margin=1.25):
+def source_frame(lens: Lens, x, y, weight, share=0.99, margin=1.25):
     "Centre and half-width [arcsec] of the square that holds `share` of the arcs' light, traced back."
     bx, by = (np.asarray(b, dtype=np.float64) for b in lens.ray_shoot(x, y))
     centre = np.average(bx, weights=weight), np.average(by, weights=weight)

@@ -149,7 +149,7 @@ def quoted(
     rows = []
     for name, median, sd, unit in table["parameter", "median", "sd", "unit"].iterrows():
         power = int(np.floor(np.log10(abs(median)))) if median and not 1e-3 < abs(median) < 1e5 else 0
-        digits = max(0, 1 - int(np.floor(np.log10(sd / 10**power)))) if sd > 0 else 4
+        digits = max(0, 1 - int(np.floor(np.log10(sd / 10**power)))) if sd > 1e-9 * abs(median) else 4
         value = f"{median / 10**power:.{digits}f} ± {sd / 10**power:.{digits}f}"
         rows.append((name, f"({value})e{power}" if power else value, unit))
     return Table(rows=rows, names=["parameter", "value", "unit"])
@@ -188,11 +188,9 @@ def write_posterior(
         for name in data[group].data_vars:
             data[group][name].attrs["units"] = units.get(name, "")
     data.posterior.attrs |= {key: plain(value) for key, value in attributes.items()}
+    content = data.to_datatree().to_netcdf(None, engine="h5netcdf")  # in memory: HDF5 crashes on a full disk
     with whole_file(path) as partial:
-        try:
-            data.to_netcdf(str(partial), engine="h5netcdf")
-        except RuntimeError as error:  # as HDF5 calls some failures to write
-            raise OSError(str(error)) from None
+        partial.write_bytes(content)
 
 # %% ../../../nbs/inference/analyse/results.ipynb #results-24
 def linear_wcs(
