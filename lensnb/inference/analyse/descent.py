@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from .marginal import amplitudes
 from .model import ArcModel
 
-# %% ../../../nbs/inference/analyse/descent.ipynb #descent-07
+# %% ../../../nbs/inference/analyse/descent.ipynb #descent-08
 @eqx.filter_jit
 def newton_terms(model: ArcModel, z):
     "At `z`: the objective F, its gradient, its projected Gauss-Newton matrix, and the log-posterior."
@@ -54,14 +54,15 @@ def levenberg(
     z = np.asarray(z, dtype=np.float64)
     free = np.ones(z.size, bool) if free is None else np.asarray(free)
     value, gradient, H, log_density = at(z)
-    damping, converged, k = 1e-2, False, 0
+    damping, converged, k, values = 1e-2, False, 0, []
     for k in range(1, steps + 1):
+        values.append(float(value))
         if path is not None:
             path.append(float(value))
         inner, g = H[np.ix_(free, free)], gradient[free]
         if not (np.isfinite(inner).all() and np.isfinite(g).all()):
             break
-        converged = 0.5 * g @ np.linalg.solve(inner, g) < tolerance
+        converged = 0.5 * g @ np.linalg.solve(inner, g) < tolerance or (k > 8 and values[-9] - values[-1] < tolerance)
         if converged or damping > 1e8:
             break
         move = np.zeros(z.size)

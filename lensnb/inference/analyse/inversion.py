@@ -21,7 +21,7 @@ from ...simulator.light import PixelatedLight
 from ...simulator.scene import Scene
 from ...simulator.telescope import Telescope
 
-# %% ../../../nbs/inference/analyse/inversion.ipynb #inversion-06
+# %% ../../../nbs/inference/analyse/inversion.ipynb #inversion-07
 def curvature(
     n: int,  # pixels a side
 ) -> Float[np.ndarray, "m m"]:  # m = n^2
@@ -31,7 +31,7 @@ def curvature(
     along, across = sparse.kron(eye, second), sparse.kron(second, eye)
     return np.asarray((along.T @ along + across.T @ across).todense())
 
-# %% ../../../nbs/inference/analyse/inversion.ipynb #inversion-09
+# %% ../../../nbs/inference/analyse/inversion.ipynb #inversion-10
 class Inversion(eqx.Module):
     "A pixelated source and what it explains."
     source: Float[np.ndarray, "n n"]      # surface brightness [flux / arcsec^2]
@@ -83,7 +83,7 @@ def response(scene: Scene, mask, n, pixel_scale, center, batch=32) -> Float[np.n
     blocks = [np.asarray(columns(jnp.arange(k, k + batch) % (n * n))) for k in range(0, n * n, batch)]
     return np.concatenate(blocks)[:n * n].T.astype(np.float64)
 
-# %% ../../../nbs/inference/analyse/inversion.ipynb #inversion-10
+# %% ../../../nbs/inference/analyse/inversion.ipynb #inversion-11
 def invert(
     cutout,                              # data, noise, psf, pixel_scale
     lens: Lens,                          # the best model

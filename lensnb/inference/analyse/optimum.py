@@ -13,6 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
+from scipy import ndimage
 
 from ...core import InputError
 from .arcs import REACH, arc_mask, coordinates, foreign, ring_radius, round_starts, smoothed_signal
@@ -22,7 +23,7 @@ from .lens_light import SHAPE, TOLERANCE, GaussianExpansion, LensLight
 from .marginal import amplitudes
 from .model import ArcModel, build_model, lens_prior
 
-# %% ../../../nbs/inference/analyse/optimum.ipynb #optimum-06
+# %% ../../../nbs/inference/analyse/optimum.ipynb #optimum-07
 class Start(eqx.Module):
     "One start of the search and where it led."
     theta_E: float            # where it began [arcsec]
@@ -82,7 +83,7 @@ def tuned_strength(model: ArcModel, theta) -> Float[np.ndarray, " k"]:
     strength[1:] *= np.clip(factor, 0.2, 5.0)
     return strength
 
-# %% ../../../nbs/inference/analyse/optimum.ipynb #optimum-07
+# %% ../../../nbs/inference/analyse/optimum.ipynb #optimum-08
 def start_vector(prior, guess: dict, light: LensLight) -> Float[np.ndarray, " d"]:
     "A start in the unconstrained space, from the parameters in `guess` and typical values of the others."
     size = float(np.clip(guess.get("size", 0.2), 0.04, 0.6))
@@ -135,7 +136,7 @@ def updated_light(light: LensLight, p: dict, fluxes, cutout) -> LensLight:
     fluxes = np.asarray(fluxes, dtype=np.float64)
     return LensLight(shape, light.sigmas, fluxes, light.sky, np.tensordot(fluxes, images, 1), light.clipped, light.notes)
 
-# %% ../../../nbs/inference/analyse/optimum.ipynb #optimum-08
+# %% ../../../nbs/inference/analyse/optimum.ipynb #optimum-09
 def find_optimum(
     cutout,                     # data, noise, psf, mask (True = excluded), pixel_scale
     light: LensLight,           # first guess of the lens light
@@ -194,7 +195,7 @@ def find_optimum(
     z = best[0][1].z
     mask, others = look(simple, z, simple.amplitudes(theta_of(simple, z))[0])
     theta_E = float(theta_of(simple, z)[0])
-    within = r < REACH * theta_E + 2 * fwhm + 2 * scale
+    within = (r < REACH * theta_E + 2 * fwhm + 2 * scale) | ndimage.binary_dilation(mask, iterations=4)
     disk = within & usable & ~others & (r > (fwhm if light.present else -1.0))
     full_prior = lens_prior(light, mass, largest, free_light=light.present)
     extra = np.where(mask, 0.0, TOLERANCE * light.image)
@@ -207,9 +208,9 @@ def find_optimum(
             z = levenberg(joint, z, 8).z
             strength = tuned_strength(joint, theta_of(joint, z))
             joint = eqx.tree_at(lambda m: m.strength, joint, jnp.asarray(strength, dtype=float))
-        result = levenberg(joint, z, 25)
+        result = levenberg(joint, z, 60)
         full.append((guess, end, result))
-        report(f"full model: theta_E {float(theta_of(joint, result.z)[0]):.4f} arcsec, ln density {result.log_density:.1f}")
+        report(f"full model: theta_E {float(theta_of(joint, result.z)[0]):.4f} arcsec, ln density {result.log_density:.1f}, {result.steps} steps")
     starts = tuple(first + [Start(float(g["theta_E"]), float(theta_of(simple, e.z)[0]), float("nan"), e.log_density) for g, e in best[n_full:]]
                    + [Start(float(g["theta_E"]), float(theta_of(simple, e.z)[0]), float(theta_of(joint, f.z)[0]), f.log_density)
                       for g, e, f in full])
@@ -231,7 +232,7 @@ def find_optimum(
     z = levenberg(last, z, 10, moving).z
     strength = tuned_strength(last, theta_of(last, z))
     last = eqx.tree_at(lambda m: m.strength, last, jnp.asarray(strength, dtype=float))
-    end = levenberg(last, z, 25, moving, tolerance=0.01)
+    end = levenberg(last, z, 40, moving, tolerance=0.02)
     final = build_model(cutout, light, mask, lens_prior(light, mass, largest), n_max=n_max, strength=strength, box=within)
     z, H = end.z[moving], end.H[np.ix_(moving, moving)]
     log_density = end.log_density - held_terms(prior, end.z, moving)

@@ -18,7 +18,7 @@ from .optimum import Optimum, held_terms, start_vector, theta_of, tuned_strength
 from .source import orders
 from ..mcmc import Chains, nuts
 
-# %% ../../../nbs/inference/analyse/refine.ipynb #refine-05
+# %% ../../../nbs/inference/analyse/refine.ipynb #refine-06
 def unconstrained_density(z, model: ArcModel):
     "Log posterior in the unconstrained space, for the sampler."
     return model.log_density(z)
@@ -48,7 +48,7 @@ def refine(
 
 unconstrained_density_jit = eqx.filter_jit(unconstrained_density)
 
-# %% ../../../nbs/inference/analyse/refine.ipynb #refine-08
+# %% ../../../nbs/inference/analyse/refine.ipynb #refine-12
 class Choice(eqx.Module):
     "One choice of the model and its optimum."
     name: str
