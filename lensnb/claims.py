@@ -38,11 +38,11 @@ class Claim:
     "One statement, what was published, and what was measured."
     claim: str                        # "median absolute error of theta_E"
     source: str                       # "Bolton et al. 2008, table 5"; "" for a demand of our own
-    published: float | str | None     # a value, or a bound such as "at most 0.015"
-    measured: float | str | None
-    held: bool
+    published: object                 # a value, or a bound such as "at most 0.015"
+    measured: object
+    held: object                      # true or false
     unit: str = ""
-    goal: bool = False                # True: the project itself demands it
+    goal: object = False              # True: the project itself demands it
 
     def __post_init__(self):
         for name in ("published", "measured"):

@@ -96,7 +96,7 @@ def pairs(
     return found
 
 def duration(
-    seconds: float,
+    seconds: float | int,
 ) -> str:
     "`seconds` as a person says it."
     if seconds < 60:

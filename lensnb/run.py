@@ -166,7 +166,7 @@ class Run:
     notebook: str             # path as given
     folder: Path              # with report.html, manifest.json and what the notebook wrote
     reused: bool              # True: it was finished before and not run again
-    seconds: float            # that it took when it was run
+    seconds: float | int            # that it took when it was run
 
     @property
     def report(self) -> Path:
