@@ -39,6 +39,8 @@ def ring_radius(signal, r, pixel_scale, fwhm):
 
 def round_starts(image, arcs, x, y, radius) -> list[dict]:
     "Starts behind round lenses, the most compact source first: theta_E and the source's position and size."
+    if not arcs.any():
+        raise InputError("No arcs were found around the middle of the cutout; centre it on the lens, or check the noise map.")
     weight = np.clip(image[arcs], 0, np.percentile(image[arcs], 95))
     px, py = x[arcs], y[arcs]
     r = np.hypot(px, py) + 1e-9
