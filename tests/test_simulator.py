@@ -26,6 +26,8 @@ from lensnb.simulator.scene import Scene
 from lensnb.simulator.simulator import Simulator
 from lensnb.simulator.telescope import HST_ACS_F814W, Telescope
 
+pytestmark = pytest.mark.slow  # minutes of compilation; `make test SLOW=1` runs them
+
 # A power law's deflection as a one-dimensional integral over its homoeoids (Keeton 2001, eqs. 15 and 16; gravlens'
 # q^2 y^2 in place of elliptical angles), to 40 digits: x, y, theta_E, gamma, e1, e2, alpha_x, alpha_y, kappa.
 MASS = [
