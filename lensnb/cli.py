@@ -121,6 +121,8 @@ def run_command(
     options: argparse.Namespace,
 ) -> int:                     # exit code
     "`lensnb run`."
+    # Jupyter's JSON library would compile a grammar of web addresses here, for two seconds; notebooks have none.
+    sys.modules.setdefault("rfc3987_syntax", None)
     from lensnb.core import InputError, LensnbError
     from lensnb.run import plan, run_plan
     from lensnb.runner.folder import say

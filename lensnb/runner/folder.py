@@ -64,13 +64,15 @@ def locked(
         except BlockingIOError:
             say("Another process is running exactly this; waiting for it to finish.")
             fcntl.flock(file, fcntl.LOCK_EX)
-        if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
-            break
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                break
         file.close()  # its holder removed it while we waited
     try:
         yield file.fileno()
     finally:
         path.unlink(missing_ok=True)
+        fcntl.flock(file, fcntl.LOCK_UN)  # also for whatever the kernel may have started and left behind
         file.close()
 
 # %% ../../nbs/runner/folder.ipynb #folder-10
