@@ -378,7 +378,6 @@ def start(here, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
-@pytest.mark.xfail(reason="on a loaded machine a killed run repeats more work than the bound allows")
 def test_killed_at_any_moment_a_run_resumes(here, start):
     rng = random.Random(20261123)
     for attempt in range(5):

@@ -26,8 +26,6 @@ from lensnb.simulator.scene import Scene
 from lensnb.simulator.simulator import Simulator
 from lensnb.simulator.telescope import HST_ACS_F814W, Telescope
 
-pytestmark = pytest.mark.slow  # minutes of compilation; `make test SLOW=1` runs them
-
 # A power law's deflection as a one-dimensional integral over its homoeoids (Keeton 2001, eqs. 15 and 16; gravlens'
 # q^2 y^2 in place of elliptical angles), to 40 digits: x, y, theta_E, gamma, e1, e2, alpha_x, alpha_y, kappa.
 MASS = [
@@ -119,23 +117,20 @@ PROFILES = {
 }
 
 
-# Thirty levels of a continued fraction, differentiated twice, keep LLVM busy for long; these tests run them briefly.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-def answers(kind, v):
-    """Potential, deflection and convergence at v = (x, y, theta_E, e1, e2, center_x, center_y, gamma)."""
-    profile = PROFILES[kind](v)
-    return jnp.stack([profile.potential(v[0], v[1]), *profile.deflection(v[0], v[1]), profile.convergence(v[0], v[1])])
+def answers(kind):
+    """Potential, deflection (x, y) and convergence as functions of v = (x, y, theta_E, e1, e2, center_x, center_y, gamma)."""
+    profile = PROFILES[kind]
+    return [lambda v: profile(v).potential(v[0], v[1]), lambda v: profile(v).deflection(v[0], v[1])[0],
+            lambda v: profile(v).deflection(v[0], v[1])[1], lambda v: profile(v).convergence(v[0], v[1])]
 
 
 @functools.cache
 def compiled(kind, x64):
     """Values, forward derivatives and reverse derivatives of `answers` over rows of v."""
     with jax.enable_x64(x64):
-        f = functools.partial(answers, kind)
-        everything = jax.vmap(lambda v: (f(v), jax.jacfwd(f)(v), jax.jacrev(f)(v)))
-        return jax.jit(everything, compiler_options=QUICK)
+        modes = (lambda f: f, jax.jacfwd, jax.jacrev)
+        everything = jax.vmap(lambda v: tuple(jnp.stack([mode(f)(v) for f in answers(kind)]) for mode in modes))
+        return jax.jit(everything)
 
 
 def evaluate(kind, rows):

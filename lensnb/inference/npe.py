@@ -40,7 +40,8 @@ class NPE(Posterior):
         depth: int = 1,
     ):
         flow_key, draw_key = jax.random.split(key)
-        z = jax.vmap(lambda k: prior.unconstrain(prior.sample(k)))(jax.random.split(draw_key, 4096))
+        draw = eqx.filter_jit(lambda prior, keys: jax.vmap(lambda k: prior.unconstrain(prior.sample(k)))(keys))
+        z = draw(prior, jax.random.split(draw_key, 4096))
         self.embed, self.prior = embed, prior
         self.shift, self.spread = z.mean(0), z.std(0)
         self.flow = coupling_flow(flow_key, base_dist=Normal(jnp.zeros(len(prior.names))), cond_dim=features,
@@ -63,6 +64,12 @@ class NPE(Posterior):
         "`n` samples given the observation `y`."
         u = self.flow.sample(key, (n,), condition=self.embed(y))
         return jax.vmap(self.prior.constrain)(u * self.spread + self.shift)
+
+    def sample_and_log_prob(self, key, y, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
+        "`n` samples and the log-density of each, for less than both apart."
+        u, density = self.flow.sample_and_log_prob(key, (n,), condition=self.embed(y))
+        z = u * self.spread + self.shift
+        return jax.vmap(self.prior.constrain)(z), density - jnp.log(self.spread).sum() - jax.vmap(self.prior.log_jacobian)(z)
 
 def learnable(npe: NPE) -> NPE:
     "Which leaves of an `NPE` learn: the embedding and the flow, not the prior or the standardisation."

@@ -101,13 +101,13 @@ def galaxy_center(
     y, x = (np.indices(image.shape) - np.array([(ny - 1) / 2, (nx - 1) / 2])[:, None, None]) * pixel_scale
     peak = (smooth == ndimage.maximum_filter(smooth, 3)) & used & (smooth > 5 * error)
     away = np.hypot(x, y)
-    # farther out an arc is likelier than a lens: there the light must be rounder
-    for farthest, share in ((0.4, 25), (1.0, 10)):
+    # farther out an arc is likelier than a lens: there the light must reach beyond what an arc is wide
+    for farthest, radius in ((0.4, max(0.2, fwhm)), (1.0, max(0.5, 2.5 * fwhm))):
         for index in np.argsort(np.where(peak & (away < farthest), -smooth, 0.0), axis=None)[:3]:
             x0, y0, top = x.ravel()[index], y.ravel()[index], smooth.ravel()[index]
-            ring = used & (np.abs(np.hypot(x - x0, y - y0) - max(0.2, fwhm)) < pixel_scale)
+            ring = used & (np.abs(np.hypot(x - x0, y - y0) - radius) < pixel_scale)
             if peak.ravel()[index] and away.ravel()[index] < farthest and ring.any() \
-                    and np.percentile(smooth[ring], share) > max(3 * error, 0.05 * top):
+                    and np.percentile(smooth[ring], 25) > max(3 * error, 0.03 * top):
                 return float(x0), float(y0)
     return None
 

@@ -62,21 +62,18 @@ def quick_posterior(
     core = np.hypot(x - center[0], y - center[1]) < core_radius(cutout, light)
     fwhm = psf_fwhm(cutout.psf, cutout.pixel_scale)
     seen = through_window(arcs, noise, np.asarray(cutout.mask, bool) | core, float(cutout.pixel_scale), fwhm, center)
-    draw = eqx.filter_jit(lambda p, k, o: p.npe.flow.sample(k, (n,), condition=p.npe.embed(o)))
-    settle = eqx.filter_jit(lambda p, u, o: jax.vmap(lambda t: (t, p.log_prob(t, o)))(
-        jax.vmap(p.npe.prior.constrain)(u * p.npe.spread + p.npe.shift)))
+    draw = eqx.filter_jit(lambda p, k, o: (*p.npe.sample_and_log_prob(k, o, n), p.surprise(o)))
     jax.block_until_ready(draw(posterior, key, seen))  # compiled before it is timed
     begun = time.perf_counter()
-    u = jax.block_until_ready(draw(posterior, key, seen))
+    theta, log_prob, surprise = jax.block_until_ready(draw(posterior, key, seen))
     seconds = time.perf_counter() - begun
-    theta, log_prob = settle(posterior, u, seen)
     samples = np.asarray(to_cutout_frame(theta, center), dtype=np.float64)
 
     near = (np.hypot(x - center[0], y - center[1]) < 3.0) & ~core & ~np.asarray(cutout.mask, bool)
     peak = np.sort(arcs[near])[-24:].mean() if near.sum() > 24 else arcs.max()
     relative = float(np.percentile(noise[near], 20) / max(peak, 1e-30))
     notes = ["The network: " + s for s in outside_range(float(np.median(samples[:, 0])), relative, fwhm, cutout.pixel_scale)]
-    surprise = float(posterior.surprise(seen))
+    surprise = float(surprise)
     if surprise > 1:
         notes.append(f"The network: this image is unlike those it was trained on ({surprise:.1f} times the threshold of "
                      "surprise); do not use its posterior without the exact one.")

@@ -6,7 +6,9 @@
 __all__ = ['gauss_fraction', 'levels_for', 'epl_deflection', 'EPL']
 
 # %% ../../../nbs/simulator/mass/powerlaw.ipynb #powerlaw-03
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ...core import Scalar, parameter, safe_sqrt
 from .base import MassProfile, centred
@@ -16,16 +18,18 @@ from .isothermal import elliptical
 def gauss_fraction(t, z_re, z_im, levels):
     "Real and imaginary part of `2F1(1, t/2; 2 - t/2; z)` for |z| < 1, by `levels` levels of its continued fraction."
     b, c = t / 2, 2 - t / 2
-    re, im = jnp.ones_like(z_re), jnp.zeros_like(z_im)
-    for level in range(levels, 0, -1):
-        k, odd = divmod(level, 2)
-        if odd:
-            a = (b + k) * (c - 1 + k) / ((c + 2 * k - 1) * (c + 2 * k))
-        else:
-            a = k * (c - 1 - b + k) / ((c + 2 * k - 2) * (c + 2 * k - 1))
-        # 1 - a z / (re + i im)
+    k, odd = (jnp.asarray(n, dtype=z_re.dtype) for n in np.divmod(np.arange(levels, 0, -1), 2))
+    a = jnp.where(odd == 1, (b + k) * (c - 1 + k) / ((c + 2 * k - 1) * (c + 2 * k)),
+                  k * (c - 1 - b + k) / ((c + 2 * k - 2) * (c + 2 * k - 1)))
+
+    def level(below, a):
+        "1 - a z / (re + i im)."
+        re, im = below
         scale = a / (re**2 + im**2)
-        re, im = 1 - scale * (z_re * re + z_im * im), -scale * (z_im * re - z_re * im)
+        return (1 - scale * (z_re * re + z_im * im), -scale * (z_im * re - z_re * im)), None
+
+    # a loop: unrolled, its derivatives keep a compiler busy for minutes and run slower
+    (re, im), _ = jax.lax.scan(level, (jnp.ones_like(z_re), jnp.zeros_like(z_im)), a)
     norm = re**2 + im**2
     return re / norm, -im / norm
 
