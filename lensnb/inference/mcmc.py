@@ -205,7 +205,7 @@ class Chains(eqx.Module):
         n_chains, n_draws, _ = self.samples.shape
         found, rhat, ess = [], self.rhat, np.minimum(self.ess_bulk, self.ess_tail)
         if (bad := ~(rhat <= 1.01)).any():
-            found.append(f"R-hat is above 1.01 for {self._listed(bad)} (largest {np.max(rhat):.2f}): "
+            found.append(f"R-hat is above 1.01 for {self._listed(bad)} (largest {np.max(rhat):.3f}): "
                          "the chains disagree.")
         if (bad := ~(ess >= 100 * n_chains)).any():
             found.append(f"Fewer than {100 * n_chains} effective draws for {self._listed(bad)} "

@@ -84,7 +84,7 @@ def effective_draws(
     optimum: Optimum,
     quick: Quick,
     key,
-    n: int = 400,  # of the network's draws
+    n: int = 200,  # of the network's draws
 ) -> float:
     "Effective number among `n` draws of the network, weighted by the exact density; lens and source position proposed by it."
     prior, names = optimum.model.prior, optimum.names
