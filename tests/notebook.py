@@ -1,23 +1,31 @@
-"""Run one notebook's lessons against the exported module, in a process of its own, and record what they covered.
+"""Run notebooks' lessons against the exported module and record what they covered: a worker for test_notebooks.py.
 
-    python tests/notebook.py NOTEBOOK COVERAGE_FILE
+    python tests/notebook.py COVERAGE_FILE
 
+reads the path of a notebook a line and answers each with a line of JSON: its failure (empty when there is none) and the
+seconds it took. One process runs many, since importing JAX and compiling what they share costs more than most lessons.
 The exported cells are left out: a name that the module lacks is missing here too. Warnings are errors as in pytest.
 """
 
+import contextlib
 import importlib
+import json
 import os
 import re
 import sys
+import time
 import tomllib
 import traceback
 import warnings
 from pathlib import Path
 
 import coverage
+import jax
+import matplotlib
 from _pytest.config import parse_warning_filter
 from execnb.shell import CaptureShell
 from jaxtyping import install_import_hook
+from matplotlib import pyplot as plt
 from nbdev.process import NBProcessor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +47,7 @@ def lesson(cell):
 
 
 def run(path):
-    """Run the lessons of one notebook; the first failure is printed with its cell and ends the process."""
+    """Run the lessons of one notebook; what its first failure says, with its cell, or nothing."""
     notebook = NBProcessor(path, process=False).nb
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     default = [cell.directives_["default_exp"][0] for cell in code if "default_exp" in cell.directives_]
@@ -53,7 +61,22 @@ def run(path):
         shell.run(cell.source)
         if shell.exc:
             frames = "".join(traceback.format_exception(shell.exc))
-            sys.exit(f"{path.relative_to(ROOT)}, this cell:\n\n{cell.source}\n\n{frames}")
+            return f"{path.relative_to(ROOT)}, this cell:\n\n{cell.source}\n\n{frames}"
+    return ""
+
+
+@contextlib.contextmanager
+def as_found():
+    """Whatever a notebook sets, the next one finds as it was."""
+    settings = {name: getattr(jax.config, name) for name in ("jax_enable_x64", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion")}
+    environment = dict(os.environ)
+    with warnings.catch_warnings(), matplotlib.rc_context():
+        yield
+    plt.close("all")
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def strict_warnings():
@@ -63,12 +86,18 @@ def strict_warnings():
         warnings.filterwarnings(*parse_warning_filter(line, escape=False))
 
 
-def main(notebook, data):
-    """Record the coverage of `notebook` in `data`."""
+def main(data):
+    """Answer standard input until it ends; the coverage of all goes into `data`."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what notebooks print is no answer
     recorder = coverage.Coverage(data_file=data, config_file=str(ROOT / "pyproject.toml"))
     strict_warnings()
     with recorder.collect(), install_import_hook("lensnb", "beartype.beartype"):
-        run(Path(notebook).resolve())
+        for line in sys.stdin:
+            begun = time.monotonic()
+            with as_found():
+                failure = run(Path(line.strip()).resolve())
+            print(json.dumps([failure, time.monotonic() - begun]), file=answers, flush=True)
     recorder.save()
 
 

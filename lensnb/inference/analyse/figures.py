@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from scipy.ndimage import gaussian_filter1d
 
-from ...plot import COLORS, show_curves, show_image, show_residual
+from ...plot import COLORS, extent, show_curves, show_image, show_residual
 
 # %% ../../../nbs/inference/analyse/figures.ipynb #figures-06
 def figure_fit(
@@ -29,7 +29,7 @@ def figure_fit(
     source_center=(0., 0.),  # of its field (x, y) [arcsec]
     curves=(),      # critical curves, (n, 2) each [arcsec]
     caustics=(),    # where they lie in the source plane
-    excluded=None,  # (ny, nx) True where a pixel was not fitted: grey in the residual
+    excluded=None,  # (ny, nx) True where a pixel was not fitted: outlined in the residual
     unit="flux",    # of the data, for the colour bars
     north=None,     # position angle of north, counter-clockwise from up [rad]: draws a compass
     mirrored=False,  # True where east lies clockwise from north
@@ -47,8 +47,9 @@ def figure_fit(
     fig, axes = plt.subplots(2, 3, figsize=(10.2, 6.2), layout="constrained")
     show_image(axes[0, 0], shown, pixel_scale, title="data", north=north, mirrored=mirrored, **bright)
     show_image(axes[0, 1], model, pixel_scale, title="model", **bright)
-    residual = np.where(hidden, np.nan, (shown - model) / safe)
-    show_residual(axes[0, 2], residual, pixel_scale, title="residual", labels=False)
+    show_residual(axes[0, 2], (shown - model) / safe, pixel_scale, title="residual", labels=False)
+    if hidden.any():  # outlined, not hidden: what the model leaves there may be the find
+        axes[0, 2].contour(hidden, [0.5], extent=extent(hidden.shape, pixel_scale), colors="0.35", linewidths=0.7)
     show_image(axes[1, 0], shown - lens_light, pixel_scale, title="data without lens light", **faint)
     show_image(axes[1, 1], arcs, pixel_scale, title="modelled arcs, critical curves", **faint)
     show_curves(axes[1, 1], curves, color=COLORS[5])

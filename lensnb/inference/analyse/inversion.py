@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
-from scipy import linalg, optimize, sparse
+from scipy import linalg, ndimage, optimize, sparse
 
 from ...core import InputError
-from .lens_light import GaussianExpansion, LensLight
+from .lens_light import TOLERANCE, GaussianExpansion, LensLight
 from .model import SKY, flux_spread
 from ...simulator.lens import Lens
 from ...simulator.light import PixelatedLight
@@ -85,13 +85,14 @@ def response(scene: Scene, mask, n, pixel_scale, center, batch=32) -> Float[np.n
 
 # %% ../../../nbs/inference/analyse/inversion.ipynb #inversion-11
 def invert(
-    cutout,                              # data, noise, psf, pixel_scale
+    cutout,                              # data, noise, psf, mask (True = excluded), pixel_scale
     lens: Lens,                          # the best model
     light: LensLight,                    # lens light and sky; fluxes fitted once more beside the source
     mask: Bool[np.ndarray, "ny nx"],     # the arcs
     weight=None,                         # brightness of the arcs, to frame the source; by default what the light leaves
     n: int = 40,                         # source pixels a side
     supersample: int = 2,
+    foreign=None,                        # True where the light is neither the lens's nor the arcs'
 ) -> Inversion:
     "The most probable picture of the source, its prior's strength by maximum evidence. Raises InputError for an empty mask."
     mask = np.asarray(mask, bool)
@@ -120,19 +121,28 @@ def invert(
     scene = Scene(moved, PixelatedLight(np.zeros((n, n)), step), telescope)
     L = response(scene, inside, n, step, center) / sd[:, None]
 
-    psi = [np.full(mask.sum(), SKY * np.median(sd))]
     images = np.zeros((0, *shape))
     if light.present:
         expansion = GaussianExpansion(shape, scale, psf, light.sigmas)
         images = np.asarray(expansion(jnp.asarray(light.shape, dtype=float)), dtype=np.float64) * flux_spread(light)[:, None, None]
-    psi = np.concatenate([np.stack(psi), images[:, mask]]).T / sd[:, None]
-    target = (data - light.image - light.sky)[mask] / sd
-    found = regularised(L, psi, target, curvature(n))
+    # what the pixels beyond the arcs say of lens light and sky is the prior of their amplitudes here
+    amplitude = np.concatenate([np.full((1, *shape), SKY * np.median(sd)), images])
+    beyond = ~np.asarray(cutout.mask, bool) & np.isfinite(data) & np.isfinite(noise) & (noise > 0)
+    beyond &= ~ndimage.binary_dilation(mask, iterations=3) & ~np.asarray(np.zeros(shape) if foreign is None else foreign, bool)
+    rough = np.hypot(noise, TOLERANCE * light.image)[beyond]
+    outer = amplitude[:, beyond].T / rough[:, None]
+    precision = np.eye(len(amplitude)) + outer.T @ outer
+    known = np.linalg.solve(precision, outer.T @ ((data - light.image - light.sky)[beyond] / rough))
+    root = np.linalg.inv(np.linalg.cholesky(precision)).T
+    psi = amplitude[:, mask].T / sd[:, None]
+    target = (data - light.image - light.sky)[mask] / sd - psi @ known
+    found = regularised(L, psi @ root, target, curvature(n))
+    b = known + root @ found["b"]
 
     padded = np.zeros(shape)
     padded[box] = np.asarray(scene.operator((n, n), step, *center).mv(jnp.asarray(found["x"].reshape(n, n), dtype=float)))
-    sky = light.sky + found["b"][0] * SKY * np.median(sd)
-    fitted = light.image + np.tensordot(found["b"][1:], images, 1)
+    sky = light.sky + b[0] * SKY * np.median(sd)
+    fitted = light.image + np.tensordot(b[1:], images, 1)
     return Inversion(found["x"].reshape(n, n), found["error"].reshape(n, n), step, (center[0] + shift[0], center[1] + shift[1]),
                      padded, fitted, float(sky), (data - padded - fitted - sky) / noise, found["chi2"], int(mask.sum()),
                      found["used"], found["strength"], found["log_evidence"])

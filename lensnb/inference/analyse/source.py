@@ -7,6 +7,8 @@ __all__ = ['SOURCE', 'INDEX', 'B_N', 'PEAK', 'oscillator', 'orders', 'shapelets'
            'clenshaw', 'body', 'scaled', 'source_components', 'source_brightness']
 
 # %% ../../../nbs/inference/analyse/source.ipynb #source-03
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,7 @@ from scipy.special import gammaincinv, gammaln
 from ...simulator.mass.isothermal import elliptical
 
 # %% ../../../nbs/inference/analyse/source.ipynb #source-06
+@functools.partial(jax.jit, static_argnames="n_max")
 def oscillator(u: Float[Array, "..."], n_max: int) -> Float[Array, "n ..."]:
     "The functions `phi_0 ... phi_n_max` at `u`."
     n = np.arange(n_max)

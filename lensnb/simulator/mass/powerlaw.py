@@ -6,6 +6,8 @@
 __all__ = ['gauss_fraction', 'levels_for', 'epl_deflection', 'EPL']
 
 # %% ../../../nbs/simulator/mass/powerlaw.ipynb #powerlaw-03
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from .base import MassProfile, centred
 from .isothermal import elliptical
 
 # %% ../../../nbs/simulator/mass/powerlaw.ipynb #powerlaw-06
+@functools.partial(jax.jit, static_argnames="levels")
 def gauss_fraction(t, z_re, z_im, levels):
     "Real and imaginary part of `2F1(1, t/2; 2 - t/2; z)` for |z| < 1, by `levels` levels of its continued fraction."
     b, c = t / 2, 2 - t / 2
