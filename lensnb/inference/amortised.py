@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from scipy.interpolate import make_interp_spline
 from scipy.ndimage import distance_transform_edt
 
-from ..core import InputError, Scalar
+from ..core import InputError
 from ..simulator.galaxies import deep_field_galaxies
 from ..simulator.grid import bin_pixels, pixel_grid
 from ..simulator.lens import Lens

@@ -8,7 +8,6 @@ __all__ = ['REACH', 'LIMIT', 'coordinates', 'smoothed_signal', 'ring_radius', 'r
 
 # %% ../../../nbs/inference/analyse/arcs.ipynb #arcs-03
 import numpy as np
-from jaxtyping import Array, Bool, Float
 from scipy import ndimage
 
 from ...core import InputError

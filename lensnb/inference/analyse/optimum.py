@@ -12,7 +12,7 @@ import time
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from ...core import InputError

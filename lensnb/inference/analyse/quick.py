@@ -12,7 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from ..amortised import Observation, outside_range, through_window
 from .lens_light import TOLERANCE, LensLight, psf_fwhm
