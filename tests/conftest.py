@@ -3,11 +3,14 @@
 import contextlib
 import io
 import multiprocessing
+import shutil
+import tempfile
 from pathlib import Path
 
 import coverage
 import jax
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,7 +22,24 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
 
 
+# Longest first, so that no core ends up idle; tests of a file stay together, but for those that share nothing.
+ORDER = ["papers", "engine", "run", "site", "learn", "mcmc", "simulator"]
+APART = ["test_papers.py", "test_notebooks.py"]
+
+
+class Scheduling(LoadScopeScheduling):
+    def _split_scope(self, nodeid):
+        file = nodeid.split("::")[0]
+        return nodeid if Path(file).name in APART else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return Scheduling(config, log)
+
+
 def pytest_collection_modifyitems(config, items):
+    place = {f"test_{name}": number for number, name in enumerate(ORDER)} | {"test_notebooks": 99}
+    items.sort(key=lambda item: place.get(item.path.stem, len(ORDER)))
     slow = pytest.mark.skip(reason="takes minutes; run with --slow (make test SLOW=1)")
     gpu = pytest.mark.skip(reason="needs an accelerator, and JAX sees none")
     for item in items:
@@ -58,19 +78,32 @@ def shared_data():
 COVERAGE = pytest.StashKey[Path]()
 
 
+def pytest_configure(config):
+    """The folder, one for all workers, where the notebooks' processes leave what they covered."""
+    given = getattr(config, "workerinput", {}).get("coverage")
+    config.stash[COVERAGE] = Path(given or tempfile.mkdtemp(prefix="lensnb-coverage-"))
+
+
+def pytest_configure_node(node):
+    node.workerinput["coverage"] = str(node.config.stash[COVERAGE])
+
+
 @pytest.fixture(scope="session")
-def coverage_folder(pytestconfig, tmp_path_factory):
-    """Where the notebooks' processes leave what they covered."""
-    folder = pytestconfig.stash[COVERAGE] = tmp_path_factory.mktemp("coverage")
-    return folder
+def coverage_folder(pytestconfig):
+    return pytestconfig.stash[COVERAGE]
 
 
 def pytest_terminal_summary(terminalreporter, config):
     """Print how much of the package the notebooks' lessons cover."""
-    folder = config.stash.get(COVERAGE, None)
-    if folder and any(folder.iterdir()):
+    folder = config.stash[COVERAGE]
+    if any(folder.iterdir()):
         report, text = coverage.Coverage(data_file=str(folder / "all"), config_file=str(ROOT / "pyproject.toml")), io.StringIO()
         report.combine([str(file) for file in folder.iterdir()])
         report.report(file=text)
         terminalreporter.section("coverage of lensnb/ by its notebooks")
         terminalreporter.write(text.getvalue())
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(config.stash[COVERAGE], ignore_errors=True)

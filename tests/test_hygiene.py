@@ -36,7 +36,6 @@ BELOW = {
     # At the door.
     "runner": GROUND,
     "run": GROUND | {"runner"},
-    "claims": GROUND | {"run"},
     "claims": GROUND | {"runner", "run"},
     "cli": GROUND | {"runner", "run", "claims"},
 }

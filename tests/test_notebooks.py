@@ -1,18 +1,17 @@
-"""Every chapter, run once: its lessons against the exported module, in two workers side by side."""
+"""Every chapter, run once: its lessons against the exported module, in one process a worker."""
 
 import json
-import queue
 import subprocess
 import sys
 import threading
-from concurrent.futures import Future
+import uuid
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT / "nbs"
-WORKERS, MINUTES = 2, 5
+MINUTES = 5
 
 
 def chapters():
@@ -25,18 +24,18 @@ def chapters():
 CHAPTERS = chapters()
 
 
-class Worker:
+class Process:
     """A process of tests/notebook.py, started anew when a chapter ends it."""
 
-    def __init__(self, folder, number):
-        self.folder, self.number, self.process, self.starts = folder, number, None, 0
+    def __init__(self, folder, scratch):
+        self.folder, self.scratch, self.process = folder, scratch, None
 
     def run(self, chapter):
         """The failure of one chapter, empty when there is none, and the seconds it took."""
         if self.process is None or self.process.poll() is not None:
-            self.starts += 1
-            self.complaints = open(self.folder.with_name(f"{self.folder.name}-{self.number}-{self.starts}.txt"), "w+")
-            command = [sys.executable, ROOT / "tests" / "notebook.py", self.folder / f"{self.number}-{self.starts}"]
+            name = uuid.uuid4().hex
+            self.complaints = open(self.scratch / f"{name}.txt", "w+")
+            command = [sys.executable, ROOT / "tests" / "notebook.py", self.folder / name]
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True)
         print(NBS / chapter, file=self.process.stdin, flush=True)
         late = threading.Timer(60 * MINUTES, self.process.kill)
@@ -58,38 +57,14 @@ class Worker:
 
 
 @pytest.fixture(scope="module")
-def outcomes(request, coverage_folder):
-    """A future for each selected chapter, so that two run while the first is waited for."""
-    chosen = [item.callspec.params["chapter"] for item in request.session.items if "chapter" in getattr(item, "fixturenames", ())]
-    futures, waiting = {chapter: Future() for chapter in chosen}, queue.SimpleQueue()
-    for chapter in chosen:
-        waiting.put(chapter)
-
-    def work(number):
-        worker = Worker(coverage_folder, number)
-        while not waiting.empty():
-            try:
-                chapter = waiting.get_nowait()
-            except queue.Empty:
-                break
-            try:
-                futures[chapter].set_result(worker.run(chapter))
-            except BaseException as error:
-                futures[chapter].set_exception(error)
-        worker.close()
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(WORKERS)]
-    for thread in threads:
-        thread.start()
-    yield futures
-    while not waiting.empty():
-        waiting.get()
-    for thread in threads:
-        thread.join()
+def process(coverage_folder, tmp_path_factory):
+    worker = Process(coverage_folder, tmp_path_factory.mktemp("notebooks"))
+    yield worker
+    worker.close()
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_lessons_hold_for_the_exported_module(chapter, outcomes, record_property):
-    failure, seconds = outcomes[chapter].result()
+def test_lessons_hold_for_the_exported_module(chapter, process, record_property):
+    failure, seconds = process.run(chapter)
     record_property("seconds", round(seconds, 1))
     assert not failure, failure[-6000:]

@@ -1,10 +1,8 @@
 """Every parameterised notebook at smoke scale, through the command line, and what its run has to leave behind."""
 
 import json
-import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,26 +23,11 @@ def check_metrics(metrics, paper, scale):
         assert isinstance(claim["held"], bool) and isinstance(claim["goal"], bool), claim
 
 
-@pytest.fixture(scope="module")
-def outcomes(request, tmp_path_factory):
-    """For each selected paper its output folder and a future of its run, two at a time."""
-
-    def run(paper, out):
-        lensnb = Path(sys.executable).with_name("lensnb")
-        command = [lensnb, "run", paper, "--scale", "smoke", "--quiet", "--runs", out.with_name("runs"), "-p", f"out={out}"]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, env=os.environ)
-
-    chosen = [item.callspec.params["paper"] for item in request.session.items if "outcomes" in getattr(item, "fixturenames", ())
-              and "paper" in item.callspec.params]
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        folders = {paper: tmp_path_factory.mktemp("paper") / "out" for paper in chosen}
-        yield {paper: (out, pool.submit(run, paper, out)) for paper, out in folders.items()}
-
-
 @pytest.mark.parametrize("paper", PAPERS)
-def test_a_paper_at_smoke_scale(paper, outcomes):
-    out, future = outcomes[paper]
-    done = future.result()
+def test_a_paper_at_smoke_scale(paper, tmp_path):
+    out, lensnb = tmp_path / "out", Path(sys.executable).with_name("lensnb")
+    command = [lensnb, "run", paper, "--scale", "smoke", "--quiet", "--runs", tmp_path / "runs", "-p", f"out={out}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     assert done.stdout.splitlines()[-1] == f"{out}/report.html"
     assert (out / "report.html").stat().st_size > 10_000
