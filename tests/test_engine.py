@@ -19,7 +19,7 @@ from lensnb.inference.analyse.lens_light import GaussianExpansion, fit_lens_ligh
 from lensnb.inference.analyse.marginal import Nuisance, log_marginal
 from lensnb.inference.analyse.model import build_model, lens_prior, make_lens
 from lensnb.inference.analyse.optimum import find_optimum, start_vector
-from lensnb.inference.analyse.source import shapelet_sum, shapelets
+from lensnb.inference.analyse.source import Lattice
 from lensnb.simulator.light import Sersic
 from lensnb.simulator.scene import Scene
 from lensnb.simulator.telescope import HST_ACS_F814W
@@ -40,12 +40,12 @@ def lens_cutout(noise=0.01, seed=None, n=60):
                            mask=np.zeros(image.shape, bool), pixel_scale=0.05)
 
 
-def arc_model(cutout, **options):
-    """The density of that cutout within 1.5 arcsec."""
+def arc_model(cutout, lattice=None):
+    """The density of that cutout within 1.5 arcsec, with a Sérsic source or one on a lattice."""
     light = fit_lens_light(cutout, galaxy=False)
     n = cutout.data.shape[0]
     y, x = (np.mgrid[:n, :n] - (n - 1) / 2) * 0.05
-    return light, build_model(cutout, light, np.hypot(x, y) < 1.45, lens_prior(light), **options)
+    return light, build_model(cutout, light, np.hypot(x, y) < 1.45, lens_prior(light, sersic=lattice is None), lattice=lattice)
 
 
 def test_marginal_likelihood_is_the_dense_gaussian(x64):
@@ -60,8 +60,8 @@ def test_marginal_likelihood_is_the_dense_gaussian(x64):
 
 
 def test_gradient_against_finite_differences(x64):
-    """Every parameter of the full density, shapelets included."""
-    light, model = arc_model(lens_cutout(seed=0), n_max=2)
+    """Every parameter of the full density, the source on a lattice."""
+    light, model = arc_model(lens_cutout(seed=0), Lattice(6, (0.1, 0.05), 0.3))
     z = jnp.asarray(start_vector(model.prior, {**TRUTH, **SOURCE}, light)) + 0.01
     density = eqx.filter_jit(lambda model, z: model.log_density(z))
     slope = eqx.filter_jit(lambda model, z: jax.grad(model.log_density)(z))(model, z)
@@ -123,14 +123,30 @@ def test_gaussians_keep_flux_and_place():
         assert (image * (x - 0.3) ** 2).sum() > (image * (y + 0.2) ** 2).sum()
 
 
-def test_shapelet_sum_is_the_sum():
-    """Value and mixed slopes of the shared derivative."""
-    a = jax.random.normal(jax.random.key(0), (15,))
-    u, v = jax.random.normal(jax.random.key(1), (2, 7))
-    plain = lambda s: jnp.tensordot(a, shapelets(s * u, s**2 * v, 4), 1).sum()
-    quick = lambda s: shapelet_sum(a, s * u, s**2 * v, 4).sum()
-    np.testing.assert_allclose(quick(1.1), plain(1.1), rtol=1e-4)
-    np.testing.assert_allclose(jax.jacfwd(quick)(1.1), jax.jacfwd(plain)(1.1), rtol=1e-3)
+def test_the_lattice_is_the_sum_of_its_gaussians(x64):
+    """Value and slopes against a plain sum, and the flux of each Gaussian."""
+    lattice, a = Lattice(5, (0.1, -0.2), 0.4), jax.random.normal(jax.random.key(0), (25,))
+    x, y = 0.4 * jax.random.normal(jax.random.key(1), (2, 3, 7))
+    nodes = np.stack([np.tile(np.linspace(-0.3, 0.5, 5), 5), np.repeat(np.linspace(-0.6, 0.2, 5), 5)])
+    plain = lambda s: jnp.einsum("k,k...->...", a, jnp.exp(-(((s * x)[None] - nodes[0][:, None, None]) ** 2
+                                                             + ((s**2 * y)[None] - nodes[1][:, None, None]) ** 2) / (2 * 0.16**2)))
+    quick = lambda s: lattice.brightness(a, s * x, s**2 * y)
+    np.testing.assert_allclose(quick(1.1), plain(1.1), rtol=1e-12)
+    np.testing.assert_allclose(jax.jacfwd(quick)(1.1), jax.jacfwd(plain)(1.1), rtol=1e-10)
+    np.testing.assert_allclose(jax.grad(lambda s: quick(s).sum())(1.1), jax.grad(lambda s: plain(s).sum())(1.1), rtol=1e-10)
+    np.testing.assert_allclose(jnp.einsum("k,k...->...", a, lattice.components(x, y)), plain(1.0).mean(0), rtol=1e-10)
+    envelope = lattice.envelope(a)
+    assert envelope.min() >= 0.03 * envelope.max() * (1 - 1e-12) and envelope.max() <= jnp.abs(a).max()
+
+
+def test_pixels_that_do_not_count_may_be_dropped(x64):
+    """The density, its guided gradient and the fit are those of the whole box."""
+    light, model = arc_model(lens_cutout(seed=0), Lattice(6, (0.1, 0.05), 0.3))
+    z, packed = jnp.asarray(start_vector(model.prior, TRUTH, light)), model.packed()
+    assert packed.weight.size == model.n_pixels < model.weight.size
+    terms = eqx.filter_jit(lambda m, z: (m.log_density(z), jax.grad(m.guided_density)(z, 0 * z), newton_terms(m, z)))
+    for ours, theirs in zip(jax.tree.leaves(terms(packed, z)), jax.tree.leaves(terms(model, z)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-8, atol=1e-8)
 
 
 def test_regularised_inversion_on_a_known_answer():

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro.distributions as dist
 from jax.scipy.linalg import solve_triangular
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from ...core import InputError, Scalar
 from .blur import Blur, trim_psf
 from .lens_light import SHAPE, GaussianExpansion, LensLight
 from .marginal import Nuisance, amplitudes, log_marginal
-from .source import SOURCE, orders, source_brightness, source_components
+from .source import SOURCE, Lattice, body
 from ...simulator.lens import Lens
 from ...simulator.mass import EPL, SIE, Shear
 from ...simulator.prior import Prior
@@ -37,6 +37,7 @@ def lens_prior(
     mass: str = "SIE",
     largest: float = 5.0,  # Einstein radius [arcsec]
     free_light: bool = False,  # also the shape of the lens light?
+    sersic: bool = True,       # also a Sérsic source?
 ) -> Prior:
     "Broad priors: what galaxies are like, not what this one is."
     # arrays, not Python numbers: another centre is then no other program
@@ -47,9 +48,8 @@ def lens_prior(
                   e1=e(0.2, 0.6), e2=e(0.2, 0.6), gamma1=e(0.08, 0.4), gamma2=e(0.08, 0.4),
                   center_x=dist.Normal(x, jnp.full_like(x, around)), center_y=dist.Normal(y, jnp.full_like(x, around)),
                   source_x=dist.Normal(x, jnp.full_like(x, 0.4)), source_y=dist.Normal(y, jnp.full_like(x, 0.4)), source_R_e=dist.LogNormal(np.log(0.2), 0.7),
-                  source_n=dist.LogNormal(np.log(1.2), 0.4), source_e1=e(0.25, 0.7), source_e2=e(0.25, 0.7),
-                  shapelet_scale=dist.LogNormal(np.log(0.1), 0.6))
-    names = lens_names(mass) + SOURCE
+                  source_n=dist.LogNormal(np.log(1.2), 0.4), source_e1=e(0.25, 0.7), source_e2=e(0.25, 0.7))
+    names = lens_names(mass) + (SOURCE if sersic else ())
     if free_light:
         names += SHAPE
         priors |= dict(zip(SHAPE, [dist.Normal(x, jnp.full_like(x, 0.1)), dist.Normal(y, jnp.full_like(x, 0.1)), *4 * [e(0.25, 0.7)]]))
@@ -116,13 +116,14 @@ class Fit(eqx.Module):
     chi2: Scalar
     used: Scalar                       # degrees of freedom that the amplitudes take up
     image: Float[Array, "ny nx"]       # the lensed source in the box [flux a pixel]
-    tuned: Float[Array, " k"]          # prior widths of higher evidence: one fixed-point step (MacKay) for the shapelets
+    tuned: Float[Array, " k"]          # prior widths of higher evidence: one fixed-point step (MacKay) for a lattice
 
 class ArcModel(eqx.Module):
     "Log-posterior of lens and source, all amplitudes integrated out."
     prior: Prior
     field: Field
     weight: Float[Array, " n"]           # 1 / noise of each pixel of the box, row by row; 0 where it does not count
+    index: Int[Array, " n"] | None       # the pixels meant, once those that do not count are dropped
     y: Float[Array, " n"]                # data less sky and first lens light, over noise, whitened
     nuisance: Nuisance                   # sky, and the lens light where its shape is fixed
     strength: Float[Array, " k"]         # prior standard deviation of the source's amplitudes [flux / arcsec^2]
@@ -130,7 +131,7 @@ class ArcModel(eqx.Module):
     fluxes: Float[Array, " g"] | None    # first fit of its Gaussians, the mean of their prior
     spread: Float[Array, " g"] | None    # standard deviation of their prior
     constant: Scalar                     # of the log-likelihood
-    n_max: int = eqx.field(static=True)
+    lattice: Lattice | None              # of the source; None: a Sérsic profile
 
     @property
     def n_pixels(self) -> int:
@@ -145,8 +146,11 @@ class ArcModel(eqx.Module):
         "Data and components over noise, whitened: `(n,)` and `(k, n)`."
         p = self.parameters(theta)
         beta = make_lens(p).ray_shoot(*self.field.rays())
-        images = self.field.observe(source_components(p, *beta, self.n_max, pixel_mean))
-        phi = images.reshape(images.shape[0], -1) * (self.strength[:, None] * self.weight[None, :])
+        if self.lattice is None:
+            images = self.field.observe(pixel_mean(body(p, *beta)[None]))
+        else:
+            images = self.lattice.components(*beta, self.field.observe)
+        phi = self.pixels(images) * (self.strength[:, None] * self.weight[None, :])
         if self.expansion is None:
             return self.y, self.nuisance(phi)
         light = self._gaussians(p)
@@ -155,14 +159,34 @@ class ArcModel(eqx.Module):
     def _gaussians(self, p):
         "Gaussians of the lens light over noise, each with the flux of its prior's width."
         images = self.expansion(jnp.stack([p[name] for name in SHAPE]))
-        return images.reshape(images.shape[0], -1) * (self.spread[:, None] * self.weight[None, :])
+        return self.pixels(images) * (self.spread[:, None] * self.weight[None, :])
+
+    def pixels(self, images: Float[Array, "k ny nx"]) -> Float[Array, "k n"]:
+        "Images of the box as rows of pixels."
+        flat = images.reshape(images.shape[0], -1)
+        return flat if self.index is None else flat[:, self.index]
+
+    def packed(self) -> "ArcModel":
+        "The same density without the pixels that do not count: another program, and a faster one."
+        index = np.flatnonzero(np.asarray(self.weight))
+        constant = self.constant - 0.5 * (self.weight.size - index.size) * np.log(2 * np.pi)
+        where = lambda m: (m.weight, m.y, m.nuisance.basis, m.constant, m.index)
+        new = self.weight[index], self.y[index], self.nuisance.basis[:, index], constant, jnp.asarray(index)
+        return eqx.tree_at(where, self, new, is_leaf=lambda leaf: leaf is None)
+
+    def source(self, p: dict, amplitude: Float[Array, " k"], x, y):
+        "Surface brightness of the source at `(x, y)` [flux / arcsec^2]."
+        return amplitude[0] * body(p, x, y) if self.lattice is None else self.lattice.brightness(amplitude, x, y)
+
+    def arcs(self, p: dict, amplitude: Float[Array, " k"]) -> Float[Array, "ny nx"]:
+        "The lensed source in the box [flux a pixel]."
+        beta = make_lens(p).ray_shoot(*self.field.rays())
+        return self.field.observe(pixel_mean(self.source(p, amplitude, *beta))[None])[0]
 
     def predicted(self, theta, a):
         "Model over noise for fixed amplitudes `a` in units of their prior, whitened: `(n,)`."
         p, k = self.parameters(theta), self.strength.size
-        beta = make_lens(p).ray_shoot(*self.field.rays())
-        image = self.field.observe(pixel_mean(source_brightness(p, a[:k] * self.strength, *beta, self.n_max))[None])[0]
-        total = image.ravel() * self.weight
+        total = self.pixels(self.arcs(p, a[:k] * self.strength)[None])[0] * self.weight
         if self.expansion is not None:
             total = total + (self.fluxes / self.spread + a[k:]) @ self._gaussians(p)
         return self.nuisance(total)
@@ -194,12 +218,11 @@ class ArcModel(eqx.Module):
         k = self.strength.size
         amplitude = a[:k] * self.strength
         fluxes = None if self.expansion is None else self.fluxes + self.spread * a[k:]
-        p = self.parameters(theta)
-        beta = make_lens(p).ray_shoot(*self.field.rays())
-        image = self.field.observe(pixel_mean(source_brightness(p, amplitude, *beta, self.n_max))[None])[0]
-        determined = jnp.maximum((1 - variance[1:k]).sum(), 0.5)
-        factor = jnp.clip(jnp.sqrt((a[1:k] ** 2).sum() / determined), 0.2, 5.0)
-        return Fit(amplitude, fluxes, r @ r, used, image, self.strength.at[1:].multiply(factor))
+        tuned = self.strength
+        if self.lattice is not None:
+            tuned = self.lattice.envelope(amplitude)
+            tuned = tuned * jnp.sqrt(((amplitude / tuned) ** 2).sum() / jnp.maximum((1 - variance[:k]).sum(), 0.5))
+        return Fit(amplitude, fluxes, r @ r, used, self.arcs(self.parameters(theta), amplitude), tuned)
 
     def freedom(self, fit: Fit) -> float:
         "Effective degrees of freedom of a fit."
@@ -211,7 +234,7 @@ def build_model(
     light: LensLight,                     # lens light and sky to subtract, and to marginalise over
     region: Bool[np.ndarray, "ny nx"],    # pixels to fit
     prior: Prior,
-    n_max: int = -1,                      # of the shapelets; -1 for a Sérsic profile alone
+    lattice: Lattice | None = None,       # of the source; None for a Sérsic profile
     strength=None,                        # of the source's amplitudes [flux / arcsec^2]; None: from the brightest arcs
     free_light: bool = False,             # shape of the lens light free? (then the prior names it)
     extra=0.0,                            # further standard deviation a pixel, image or number [flux a pixel]
@@ -243,18 +266,18 @@ def build_model(
             psi += list(images.reshape(len(images), -1) * width[:, None] * weight[None, :])
     nuisance = Nuisance(np.stack(psi))
     if strength is None:
-        strength = source_strength(arcs[region & usable], float(cutout.pixel_scale), n_max)
+        strength = source_strength(arcs[region & usable], float(cutout.pixel_scale), 1 if lattice is None else lattice.n**2)
     as_float = lambda value: jnp.asarray(value, dtype=float)
     constant = float(nuisance.log_det) + 0.5 * (~counts).sum() * np.log(2 * np.pi) - np.log(take(sd)[counts]).sum()
-    return ArcModel(prior, field, as_float(weight), nuisance(as_float(y)), nuisance,
-                    as_float(strength), expansion, fluxes, spread, as_float(constant), n_max)
+    return ArcModel(prior, field, as_float(weight), None, nuisance(as_float(y)), nuisance,
+                    as_float(strength), expansion, fluxes, spread, as_float(constant), lattice)
 
 def flux_spread(light: LensLight) -> Float[np.ndarray, " g"]:
     "Prior standard deviation of each Gaussian's flux: a fifth of it, and at least 0.2% of the galaxy's."
     size = np.abs(light.fluxes)
     return np.maximum(0.2 * size, 0.002 * size.sum())
 
-def source_strength(arcs, pixel_scale, n_max, shapelet=0.3):
-    "Prior standard deviations from the brightest pixels of the arcs [flux / arcsec^2]."
+def source_strength(arcs, pixel_scale, k):
+    "Prior standard deviations of `k` amplitudes from the brightest pixels of the arcs [flux / arcsec^2]."
     brightest = max(np.percentile(arcs, 99), 1e-3 * np.abs(arcs).max(), 1e-30) / pixel_scale**2
-    return np.array([3 * brightest] + len(orders(n_max)) * [shapelet * brightest])
+    return np.full(k, (3.0 if k == 1 else 0.3) * brightest)

@@ -86,15 +86,22 @@ def effective_draws(
     key,
     n: int = 200,  # of the network's draws
 ) -> float:
-    "Effective number among `n` draws of the network, weighted by the exact density; lens and source position proposed by it."
+    """Effective number among `n` draws of the network, weighted by the exact density of the lens.
+
+    What only the network has (the source's position) is given a normalised density of its own, a Gaussian about a linear
+    function of the rest fitted to the network's draws; what only the model has is proposed by the Laplace approximation.
+    """
     prior, names = optimum.model.prior, optimum.names
     n = min(n, len(quick.samples))
-    own = np.array([names.index(name) for name in DRAWN])
-    rest = np.array([k for k in range(len(names)) if k not in own])
+    shared = [name for name in DRAWN if name in names]
+    own = np.array([names.index(name) for name in shared])
+    rest = np.setdiff1d(np.arange(len(names)), own)
+    draws = np.asarray(quick.samples, dtype=np.float64)
+    kept, extra = draws[:, [DRAWN.index(name) for name in shared]], draws[:, [name not in names for name in DRAWN]]
     theta = np.tile(optimum.theta, (n, 1))
-    theta[:, own] = quick.samples[:n]
-    inside = jnp.asarray(theta, dtype=float)
-    z = np.array(jax.vmap(prior.unconstrain)(inside), dtype=np.float64)
+    theta[:, own] = kept[:n]
+    z = np.array(jax.vmap(prior.unconstrain)(jnp.asarray(theta, dtype=float)), dtype=np.float64)
+    # the parameters that the network does not know
     C = optimum.covariance
     slope = np.linalg.solve(C[np.ix_(own, own)], C[np.ix_(own, rest)]).T
     left = C[np.ix_(rest, rest)] - slope @ C[np.ix_(own, rest)]
@@ -102,10 +109,15 @@ def effective_draws(
     unit = np.asarray(jax.random.normal(key, (n, len(rest))), dtype=np.float64)
     z[:, rest] = optimum.z[rest] + (z[:, own] - optimum.z[own]) @ slope.T + unit @ root.T
     exact = np.asarray(jax.lax.map(optimum.model.log_density, jnp.asarray(z, dtype=float)), dtype=np.float64)
-    # the network's density is one of theta; that of the sampler's space has the Jacobian of its nine parameters
+    # and those that the model does not have
+    design = np.column_stack([np.ones(len(draws)), kept])
+    off = extra - design @ np.linalg.lstsq(design, extra, rcond=None)[0]
+    spread = np.atleast_2d(np.cov(off.T))
+    given = -0.5 * (np.einsum("ni,ij,nj->n", off[:n], np.linalg.inv(spread), off[:n]) + np.linalg.slogdet(2 * np.pi * spread)[1])
+    # the network's density is one of theta; that of the sampler's space has the Jacobian of the parameters they share
     jacobian = sum(jax.vmap(type(prior)({name: prior.distributions[name]}).log_jacobian)(jnp.asarray(z[:, [names.index(name)]], dtype=float))
-                   for name in DRAWN)
+                   for name in shared)
     proposal = quick.log_prob[:n] + np.asarray(jacobian, dtype=np.float64) - 0.5 * (unit**2).sum(1)
-    log_weight = np.where(np.isfinite(exact), exact - proposal, -np.inf)
+    log_weight = np.where(np.isfinite(exact), exact + given - proposal, -np.inf)
     weight = np.exp(log_weight - log_weight.max()) if np.isfinite(log_weight).any() else np.zeros(n)
     return float(weight.sum() ** 2 / (weight**2).sum()) if weight.any() else 0.0

@@ -13,8 +13,8 @@ import numpy as np
 
 from .descent import levenberg
 from .model import ArcModel, build_model, lens_prior
-from .optimum import Optimum, held_terms, start_vector, theta_of, with_strength
-from .source import orders
+from .optimum import Optimum, held_terms, on_lattice, source_seen, start_vector, theta_of, tuned
+from .source import Lattice
 from ..mcmc import Chains, nuts
 
 # %% ../../../nbs/inference/analyse/refine.ipynb #refine-06
@@ -26,7 +26,7 @@ def refine(
     optimum: Optimum,
     key,                    # JAX random key
     n_samples: int = 250,   # draws a chain
-    n_warmup: int = 100,
+    n_warmup: int = 40,
     n_chains: int = 4,
     progress: bool = True,
 ) -> Chains:                # draws of theta, by the names of `optimum.names`
@@ -36,7 +36,7 @@ def refine(
     normal = np.asarray(jax.random.normal(start_key, (n_chains, optimum.z.size)), dtype=np.float64)
     starts = optimum.z + 2.0 * normal @ root.T  # far apart: that chains meet shall mean something
     chains = nuts(guided_density, starts, run_key, n_samples, n_warmup, args=(optimum.model, jnp.asarray(optimum.slope, dtype=float)),
-                  whiten=optimum.covariance, max_treedepth=6, names=optimum.names, progress=progress)
+                  whiten=optimum.covariance, target_accept=0.65, max_treedepth=6, names=optimum.names, progress=progress)
     theta = np.asarray(jax.vmap(jax.vmap(optimum.model.prior.constrain))(jnp.asarray(chains.samples, dtype=float)))
     return eqx.tree_at(lambda c: c.samples, chains, theta)
 
@@ -53,36 +53,35 @@ class Choice(eqx.Module):
 def model_choices(
     cutout,
     optimum: Optimum,
-    poorer: int = 3,      # orders of shapelets less
-    richer: int = 2,      # orders more
+    coarser: float = 1.3,  # spacing of the source's lattice, in units of the fitted one
+    finer: float = 0.8,
     steps: int = 15,
 ) -> list[Choice]:        # the fitted model first
     "theta_E under other choices of the model, each re-optimised on the same pixels from the optimum."
-    base, n_max = optimum.model, optimum.model.n_max
+    base = optimum.model
     largest = float(base.prior.distributions["theta_E"].high)
-    prior = lens_prior(optimum.light, "EPL", largest)
-    order = np.array([-1] + [n + m for n, m in orders(n_max + richer)])
-    level = float(base.strength[1]) if n_max >= 0 else 0.1 * float(base.strength[0])
+    prior = lens_prior(optimum.light, "EPL", largest, sersic=False)
     box = np.zeros(optimum.mask.shape, bool)
     field = base.field
     box[field.top:field.top + field.shape[0], field.left:field.left + field.shape[1]] = True
-    whole = build_model(cutout, optimum.light, optimum.mask, prior, n_max=n_max + richer, box=box,
-                        strength=np.where(order < 0, float(base.strength[0]), level))
+    whole = build_model(cutout, optimum.light, optimum.mask, prior, lattice=base.lattice, strength=np.asarray(base.strength), box=box).packed()
+    lattice, seen = base.lattice, source_seen(base, jnp.asarray(optimum.theta, dtype=float))
     at_optimum = start_vector(prior, {"gamma": 2.0, **optimum.parameters}, optimum.light)
     neutral = start_vector(prior, {**optimum.parameters, "gamma": 2.0, "gamma1": 0.0, "gamma2": 0.0}, optimum.light)
     fitted_slope = "gamma" in optimum.names
     plain = "EPL" if fitted_slope else "SIE"
-    rows = [(f"{plain} + shear", fitted_slope, True, n_max), (f"{plain} without shear", fitted_slope, False, n_max),
-            ("SIE + shear" if fitted_slope else "EPL + shear", not fitted_slope, True, n_max),
-            (f"{plain} + shear, simpler source", fitted_slope, True, max(n_max - poorer, -1)),
-            (f"{plain} + shear, richer source", fitted_slope, True, n_max + richer)]
+    rows = [(f"{plain} + shear", fitted_slope, True, 1.0), (f"{plain} without shear", fitted_slope, False, 1.0),
+            ("SIE + shear" if fitted_slope else "EPL + shear", not fitted_slope, True, 1.0),
+            (f"{plain} + shear, coarser source", fitted_slope, True, coarser),
+            (f"{plain} + shear, finer source", fitted_slope, True, finer)]
     found = []
-    for name, slope, shear, top in rows:
+    for name, slope, shear, factor in rows:
         free = np.array([(slope or n != "gamma") and (shear or n not in ("gamma1", "gamma2")) for n in prior.names])
         start = np.where(free, at_optimum, neutral)
-        model = with_strength(whole, jnp.where(jnp.asarray(order <= top), whole.strength, 0.0))
+        half = 0.5 * (lattice.n - 1) * factor * lattice.spacing
+        model = whole if factor == 1.0 else on_lattice(whole, Lattice(lattice.n, lattice.center, half), seen)
         z = levenberg(model, start, steps, free).z
-        model = with_strength(model, model.fit(theta_of(model, z)).tuned)
+        model = tuned(model, theta_of(model, z))
         end = levenberg(model, z, steps, free)
         H = end.H[np.ix_(free, free)]
         theta = theta_of(model, end.z)

@@ -115,7 +115,7 @@ def whole_file(
             partial.unlink()
 
 # %% ../../../nbs/inference/analyse/results.ipynb #results-19
-UNITS = dict.fromkeys(("theta_E", "center_x", "center_y", "source_x", "source_y", "source_R_e", "shapelet_scale"), "arcsec")
+UNITS = dict.fromkeys(("theta_E", "center_x", "center_y", "source_x", "source_y"), "arcsec")
 
 def plain(value):
     "The same in Python's own types, through lists and dicts: what a text file can hold."
