@@ -64,7 +64,7 @@ class ClaimsTable:
             published, measured = (f"{v:.4g}" if isinstance(v, float) else "" if v is None else str(v)
                                    for v in (c.published, c.measured))
             shown.append([c.claim, c.source or ("our own goal" if c.goal else ""), published, measured, c.unit,
-                          "yes" if c.held else "NO"])
+                          "" if c.published is None else "yes" if c.held else "NO"])
         return shown
 
     def __repr__(self):

@@ -104,7 +104,7 @@ def invert(
     y, x = np.indices(shape)
     x, y = ((x - (shape[1] - 1) / 2) * scale - shift[0])[mask], ((y - (shape[0] - 1) / 2) * scale - shift[1])[mask]
     glow = np.maximum(left_over[mask] - 1.5 * sd, 0.0) + 1e-6 * sd
-    center, half = source_frame(moved, jnp.asarray(x, dtype=float), jnp.asarray(y, dtype=float), glow)
+    center, half = source_frame(moved, jnp.asarray(x, dtype=float), jnp.asarray(y, dtype=float), glow, share=0.99)
     step = 2 * half / n
     scene = Scene(moved, PixelatedLight(np.zeros((n, n)), step), telescope)
     L = response(scene, inside, n, step, center) / sd[:, None]

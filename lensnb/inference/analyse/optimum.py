@@ -152,7 +152,7 @@ def updated_light(light: LensLight, p: dict, fluxes, cutout) -> LensLight:
 
 # %% ../../../nbs/inference/analyse/optimum.ipynb #optimum-09
 SIZES = (14, 18, 24, 30)  # nodes a side of the source's lattice
-MOST = 6.5e6              # nodes times pixels of the box that a sampler gets through in minutes
+MOST = 4e6                # nodes times pixels of the box that a sampler gets through in minutes
 
 def find_optimum(
     cutout,                     # data, noise, psf, mask (True = excluded), pixel_scale

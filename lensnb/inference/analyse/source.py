@@ -85,7 +85,7 @@ class Lattice(eqx.Module):
         return jnp.maximum(smooth, FLOOR * smooth.max()).ravel()
 
 # %% ../../../nbs/inference/analyse/source.ipynb #source-11
-def source_frame(lens, x, y, weight, share=0.97, margin=1.25):
+def source_frame(lens, x, y, weight, share=0.98, margin=1.25):
     "Centre and half-width [arcsec] of the square that holds `share` of the arcs' light, traced back."
     bx, by = (np.asarray(b, dtype=np.float64) for b in lens.ray_shoot(x, y))
     centre = np.average(bx, weights=weight), np.average(by, weights=weight)
