@@ -96,7 +96,7 @@ def coverage_folder(pytestconfig):
 def pytest_terminal_summary(terminalreporter, config):
     """Print how much of the package the notebooks' lessons cover."""
     folder = config.stash[COVERAGE]
-    if any(folder.iterdir()):
+    if not hasattr(config, "workerinput") and any(folder.iterdir()):  # pytest asks its workers too
         report, text = coverage.Coverage(data_file=str(folder / "all"), config_file=str(ROOT / "pyproject.toml")), io.StringIO()
         report.combine([str(file) for file in folder.iterdir()])
         report.report(file=text)
