@@ -3,6 +3,7 @@
 import contextlib
 import io
 import multiprocessing
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,6 +12,10 @@ import coverage
 import jax
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+# Most of a test's time is XLA's: less optimisation and its older code generator halve that. Set XLA_FLAGS to test with others.
+QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+os.environ.setdefault("XLA_FLAGS", QUICK)
 
 ROOT = Path(__file__).resolve().parent.parent
 
