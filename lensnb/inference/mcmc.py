@@ -22,6 +22,7 @@ from blackjax.adaptation.mass_matrix import mass_matrix_adaptation
 from blackjax.adaptation.staged_adaptation import build_schedule
 from blackjax.adaptation.step_size import dual_averaging_adaptation
 from jaxtyping import Array, Bool, Float, Int
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ..core import InputError, Posterior
@@ -359,7 +360,8 @@ def _run_threads(density, chains, windows, closes, target, max_treedepth, bar):
     first = jax.tree.map(lambda leaf: leaf[0], chains)
     _advance(density, first, window, closing, jnp.asarray(0), target, max_treedepth)
     n_chains = len(chains.key)
-    with concurrent.futures.ThreadPoolExecutor(min(n_chains, len(os.sched_getaffinity(0)))) as pool:
+    workers = concurrent.futures.ThreadPoolExecutor(min(n_chains, len(os.sched_getaffinity(0))))
+    with threadpool_limits(1, user_api="blas"), workers as pool:
         return _Draw(*(np.stack(leaves) for leaves in zip(*pool.map(one, range(n_chains)), strict=True)))
 
 def _run_together(density, chains, windows, closes, target, max_treedepth, bar):

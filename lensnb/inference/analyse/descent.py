@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.linalg import cho_solve
 from jaxtyping import Bool, Float
+from threadpoolctl import threadpool_limits
 
 from .marginal import amplitudes
 from .model import ArcModel
@@ -41,6 +42,7 @@ class Descent(eqx.Module):
     steps: int
     converged: bool
 
+@threadpool_limits.wrap(limits=1, user_api="blas")  # matrices of a few hundred rows: threads wait more than they work
 def levenberg(
     model: ArcModel,
     z: Float[np.ndarray, " d"],             # start, in the prior's unconstrained space
