@@ -15,7 +15,7 @@ from numpy.polynomial import Chebyshev
 from scipy.special import gammaincinv, gammaln
 
 from ...core import Scalar
-from ...simulator.mass.isothermal import elliptical
+from ...simulator.mass.gauss import elliptical
 
 # %% ../../../nbs/inference/analyse/source.ipynb #source-07
 WIDTH = 0.8   # of a Gaussian, in units of the spacing

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from ...core import Parametric, Scalar, parameter, safe_sqrt
 from ..mass.base import centred, check_ellipse
-from ..mass.isothermal import elliptical
+from ..mass.gauss import elliptical
 
 # %% ../../../nbs/simulator/light/sersic.ipynb #sersic-06
 def newton_bn(n):
