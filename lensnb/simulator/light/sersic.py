@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammainc, gammaln
 from jaxtyping import Array, Float
 
-from ...core import Parametric, Scalar, parameter, safe_sqrt
+from ...core import Parametric, Scalar, parameter
 from ..mass.base import centred, check_ellipse
 from ..mass.gauss import elliptical
 
@@ -65,7 +65,9 @@ class Sersic(LightProfile):
     def surface_brightness(self, x, y):
         "Surface brightness [flux / arcsec^2]."
         w_re, w_im = elliptical(*centred(self, x, y), self.e1, self.e2)
-        radius = safe_sqrt((w_re**2 + w_im**2) / (1 - self.e1**2 - self.e2**2)) / self.R_e
-        centre = radius == 0
-        power = jnp.where(centre, 0.0, jnp.where(centre, 1.0, radius) ** (1 / self.n))
+        r_squared = (w_re**2 + w_im**2) / ((1 - self.e1**2 - self.e2**2) * self.R_e**2)
+        centre = r_squared == 0
+        # a power is one logarithm and one exponential; beyond exp(60) nothing is left to see, and inf has no gradient
+        log_power = jnp.minimum(jnp.log(jnp.where(centre, 1.0, r_squared)) / (2 * self.n), 60.0)
+        power = jnp.where(centre, 0.0, jnp.exp(log_power))
         return self.I_e * jnp.exp(-sersic_bn(self.n) * (power - 1))
