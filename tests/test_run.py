@@ -20,11 +20,13 @@ import pytest
 
 from lensnb.cli import main
 from lensnb.core import InputError
+from lensnb.inference.analyse.cutout import read_cutout
 from lensnb.run import plan, run
 from lensnb.runner.execute import explain_death
-from lensnb.runner.folder import RunFailed, finished, locked, publish, write_text
+from lensnb.runner.folder import RefusedInput, RunFailed, finished, locked, publish, write_text
 from lensnb.runner.parameters import notebook_parameters, read_notebook, resolve
 from lensnb.runner.report import report_html, site_folder
+from test_cutout import BAD_FILES
 
 PARAMETERS = """\
 cutout: str = ""                       # FITS file
@@ -353,6 +355,45 @@ def test_failures_have_a_sentence_and_a_code(here, capsys):
 
     assert main(["run", "breaks.ipynb", "--quiet", "--traceback"]) == 1
     assert "Traceback (most recent call last)" in capsys.readouterr().err
+
+
+def one_sentence_and_no_folder(here, before, stderr, words):
+    """Whether a refusal reads as one and leaves nothing but the empty folder of runs."""
+    assert words in stderr and "bad.fits" in stderr and stderr.endswith(".\n") and stderr.count("\n") == 1, stderr
+    assert [name for name in left_behind(here) if name not in before] == ["runs"] and left_behind(here / "runs") == []
+
+
+@pytest.mark.parametrize("kind", ["truncated", "all NaN"])
+def test_a_bad_cutout_ends_the_command_with_one_sentence(here, kind):
+    make, words = BAD_FILES[kind]
+    make(here)
+    before = left_behind(here)
+    program = "import sys; from lensnb.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "run", PAPERS / "00_analyse.ipynb", "-p", "cutout=bad.fits", "-p", "out=results", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stdout == ""
+    one_sentence_and_no_folder(here, before, done.stderr, words)
+
+
+@pytest.mark.parametrize("kind", list(BAD_FILES)[::3])
+def test_other_bad_cutouts_end_so(here, capsys, monkeypatch, kind):
+    """The same, a kernel's start saved: the paper's step that reads is taken in this process."""
+
+    def read(notebook, parameters, work, *_):
+        Path(parameters["out"], "half.nc").touch()
+        try:
+            read_cutout(parameters["cutout"])
+        except InputError as error:
+            raise RefusedInput(str(error), "Traceback") from None
+
+    monkeypatch.setattr("lensnb.runner.execute.execute", read)
+    make, words = BAD_FILES[kind]
+    make(here)
+    before = left_behind(here)
+    assert main(["run", str(PAPERS / "00_analyse.ipynb"), "-p", "cutout=bad.fits", "-p", "out=results"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    one_sentence_and_no_folder(here, before, output.err, words)
 
 
 def test_papermill_itself_runs_the_same_notebook(here):
