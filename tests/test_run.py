@@ -1,6 +1,7 @@
 """The runner as its users meet it: names, values, caching, failures, kills, and what lies where afterwards."""
 
 import ast
+import configparser
 import json
 import os
 import random
@@ -569,7 +570,9 @@ def test_a_report_fetches_nothing():
 def test_a_report_links_to_the_site():
     text = "[a](../inference/npe.ipynb#fit), [b](00_Demo.ipynb), [c](model.fits), [d](https://a.b/c.ipynb), [e](#fig-x), [f](../../../x.ipynb)"
     made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
-    site = "https://lensnb.github.io/lensnb"
+    settings = configparser.ConfigParser()
+    settings.read(PAPERS.parent.parent / "settings.ini")
+    site = settings["DEFAULT"]["doc_host"] + settings["DEFAULT"]["doc_baseurl"]
     links = re.findall(r'<a href="([^"]*)"', report_html(made, folder=site_folder(PAPERS / "00_analyse.ipynb")))
     assert links == [f"{site}/inference/npe.html#fit", f"{site}/papers/demo.html", "model.fits", "https://a.b/c.ipynb", "#fig-x", f"{site}/x.html"]
     assert site_folder("/a/lens.ipynb") == "" and "site/inference" not in report_html(made)
