@@ -28,7 +28,7 @@ analyse: install ## model a lens and write a report: the demo, or CUTOUT=my.fits
 	  eval "value=\$$$$name"; set -- "$$@" -p "$$(echo $$name | tr A-Z a-z)=$$value"; \
 	done; exec .venv/bin/lensnb run nbs/papers/00_analyse.ipynb --scale "$(SCALE)" "$$@"
 
-test: install ## all tests; SLOW=1 adds those that take minutes, TESTS=tests/test_x.py picks some
+test: install ## the tests; SLOW=1 adds the few that take minutes, TESTS=tests/test_x.py picks some
 	@.venv/bin/python -m pytest $(if $(SLOW),--slow) $(TESTS)
 
 lab: install ## read and change the notebooks in JupyterLab

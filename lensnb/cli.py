@@ -21,7 +21,9 @@ ABOUT = """A notebook laboratory for data-driven strong gravitational lensing.
 commands:
   run         run notebooks with parameters; each becomes a folder with a report
   parameters  show what a notebook takes
-  list        show the runs in this folder"""
+  list        show the runs in this folder
+
+'lensnb COMMAND --help' tells more of each."""
 
 EXAMPLES = """examples:
   lensnb run nbs/papers/00_analyse.ipynb
@@ -31,16 +33,18 @@ EXAMPLES = """examples:
 
 RUN = """Run notebooks, one after another, each in a process of its own.
 
+The results end up in a folder below runs/, which holds report.html (the executed notebook, self-contained),
+notebook.ipynb, manifest.json and what the notebook wrote. The path of the report is the last line of the output.
+
 A run is named by what decides its result: the notebook, lensnb's own code, the parameters, the contents of the files
-they name, and the versions of all packages. A finished run is not run again; an interrupted one is taken up again where
-its notebook saved its state. The folder of a run holds report.html (the executed notebook, self-contained),
-notebook.ipynb, manifest.json and what the notebook wrote. The path of the report is the last line of the output."""
+they name, and the versions of all packages. A finished run is not run again. After an interruption the same command
+goes on where the notebook saved its state; until it is finished, the run's folder is called NAME.partial."""
 
 RUN_MORE = """examples:
-  lensnb run 00_analyse.ipynb -p cutout=lens.fits -p out=results     results end up in results/
-  lensnb run 00_analyse.ipynb -p model=EPL -p n_samples=4000         parameters by name
-  lensnb run 00_analyse.ipynb --help-notebook                        what the notebook takes
-  lensnb run papers/*.ipynb --scale smoke                            several, with a table at the end
+  lensnb run nbs/papers/00_analyse.ipynb                                         with its defaults: the demo
+  lensnb run nbs/papers/00_analyse.ipynb -p cutout=lens.fits -p out=results      with the results also in results/
+  lensnb run nbs/papers/00_analyse.ipynb -p model=EPL -p n_samples=4000          with other parameters
+  lensnb run nbs/papers/*.ipynb --scale smoke                                    several, with a table at the end
 
 exit codes:
   0 all finished    1 a notebook failed    2 the input was refused    130 stopped with Ctrl-C"""
@@ -51,30 +55,32 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("lensnb", description=ABOUT, epilog=EXAMPLES, formatter_class=raw,
                                   usage="lensnb COMMAND ...")
     top.add_argument("--version", action="version", version=f"lensnb {__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="lensnb", help=argparse.SUPPRESS)
 
     run = commands.add_parser("run", description=RUN, epilog=RUN_MORE, formatter_class=raw,
                               usage="lensnb run NOTEBOOK... [-p NAME=VALUE]... [--scale smoke|cpu|gpu] [options]")
     run.add_argument("notebooks", nargs="+", metavar="NOTEBOOK",
                      help="path of a notebook with a cell tagged 'parameters'")
     run.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
-                     help="set a parameter; may be repeated. 'out' is the folder to copy the finished run to")
+                     help="set a parameter; may be repeated. A notebook's parameters: lensnb parameters NOTEBOOK; "
+                          "'out' is the folder that the finished run is copied to")
     run.add_argument("--scale", choices=("smoke", "cpu", "gpu"),
-                     help="size of the run: smoke checks it in a minute, cpu suits two cores, gpu is the paper's own "
+                     help="size of the run: smoke checks in a minute that it works, cpu suits two cores, gpu is full size "
                           "(default: cpu)")
     run.add_argument("--runs", default=os.environ.get("LENSNB_RUNS", "runs"), metavar="DIR",
                      help="where runs live (default: $LENSNB_RUNS, else runs)")
     run.add_argument("--force", action="store_true", help="run again what is already finished")
     run.add_argument("--quiet", action="store_true", help="no progress bar")
     run.add_argument("--traceback", action="store_true", help="show the whole traceback of an error")
-    run.add_argument("--help-notebook", action="store_true", help="show the notebook's parameters and stop")
+    run.add_argument("--help-notebook", action="store_true", help="show the notebook's parameters, run nothing")
 
-    show = commands.add_parser("parameters", description="Show what notebooks take: name, type, default, meaning.")
+    show = commands.add_parser("parameters", usage="lensnb parameters NOTEBOOK...",
+                                   description="Show what notebooks take: name, type, default, meaning.")
     show.add_argument("notebooks", nargs="+", metavar="NOTEBOOK",
                       help="path of a notebook with a cell tagged 'parameters'")
     show.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)
 
-    listing = commands.add_parser("list", description="Show the runs, the newest last.")
+    listing = commands.add_parser("list", usage="lensnb list [--runs DIR]", description="Show the runs, the newest last.")
     listing.add_argument("--runs", default=os.environ.get("LENSNB_RUNS", "runs"), metavar="DIR",
                          help="where runs live (default: $LENSNB_RUNS, else runs)")
     listing.add_argument("--traceback", action="store_true", help=argparse.SUPPRESS)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from . import __version__
 from .core import InputError
-from .runner.folder import check_writable, disk_errors, finished, locked
+from .runner.folder import LEFTOVER, check_writable, disk_errors, finished, locked
 from .runner.folder import publish, put_in_place, read_manifest, seal, write_text
 from .runner.identity import Identity, data_hashes, identify
 from .runner.parameters import Alternative, NotebookParameter, notebook_parameters, read_notebook, resolve
@@ -139,23 +139,23 @@ def carry_out(
     "Run the notebook of `plan` in its working folder and put the finished folder in place."
     # Here and not above: Jupyter's libraries take seconds to load, and a finished run needs none of them.
     from lensnb.runner.execute import execute
-    from lensnb.runner.report import report_html
+    from lensnb.runner.report import report_html, site_folder
     work = plan.runs / f"{plan.name}.partial"
-    fresh = not work.exists()
+    saved = work.exists() and any(p.name != "notebook.ipynb" and not LEFTOVER.search(p.name) for p in work.iterdir())
     work.mkdir(exist_ok=True)
     started = datetime.datetime.now(datetime.UTC)
     inject = {**plan.values, **({"out": str(work)} if plan.takes_out else {})}
     try:
         executed = execute(plan.notebook, inject, work, Path(plan.path).stem, lock, progress)
     except InputError:
-        if fresh:  # nothing was computed that anybody could miss
+        if not saved:  # by a run that was interrupted, so nobody can miss anything
             shutil.rmtree(work, ignore_errors=True)
         raise
     manifest = record(plan, executed, started)
     places = sorted({str(work), str(work.absolute()), str(work.resolve())}, key=len, reverse=True)
     shown = relocate(executed, places)
     write_text(work / "notebook.ipynb", json.dumps(shown, indent=1, ensure_ascii=False) + "\n")
-    write_text(work / "report.html", report_html(shown))
+    write_text(work / "report.html", report_html(shown, folder=site_folder(plan.path)))
     seal(work, manifest)
     put_in_place(work, plan.folder)
 

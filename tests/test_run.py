@@ -1,26 +1,33 @@
 """The runner as its users meet it: names, values, caching, failures, kills, and what lies where afterwards."""
 
+import ast
+import configparser
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import nbformat
 import numpy as np
+import papermill
 import pytest
 
 from lensnb.cli import main
 from lensnb.core import InputError
+from lensnb.inference.analyse.cutout import read_cutout
 from lensnb.run import plan, run
 from lensnb.runner.execute import explain_death
-from lensnb.runner.folder import RunFailed, finished, locked, publish, write_text
+from lensnb.runner.folder import RefusedInput, RunFailed, finished, locked, publish, write_text
 from lensnb.runner.parameters import notebook_parameters, read_notebook, resolve
-from lensnb.runner.report import report_html
+from lensnb.runner.report import report_html, site_folder
+from test_cutout import BAD_FILES
 
 PARAMETERS = """\
 cutout: str = ""                       # FITS file
@@ -206,6 +213,32 @@ def test_mistakes_end_before_work_starts(here, capsys, words, said):
     assert left_behind(here) == [] and executions(here) == 0
 
 
+PAPERS = Path(__file__).resolve().parent.parent / "nbs" / "papers"
+
+
+@pytest.mark.parametrize(
+    "word, said",
+    [
+        ("scale=big", "one of 'smoke', 'cpu', 'gpu', not 'big'"), ("scale=", "one of"), ("scale=CPU", "did you mean 'cpu'?"),
+        ("seed=99999999999999999999999", "from 0 to 4294967295"), ("seed=4294967296", "from 0 to 4294967295"), ("seed=-1", "from 0 to"),
+        ("seed=1.5", "from 0 to"), ("seed=None", "from 0 to"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("paper", ["00_analyse", "00_demo"])
+def test_scale_and_seed_are_checked_before_work_starts(here, capsys, paper, word, said):
+    assert main(["run", str(PAPERS / f"{paper}.ipynb"), "-p", word]) == 2
+    output = capsys.readouterr()
+    assert said in output.err and output.err.count("\n") == 1 and output.out == "" and left_behind(here) == []
+
+
+def test_the_largest_seed_is_jax_s_own():
+    declared = notebook_parameters(read_notebook(PAPERS / "00_analyse.ipynb"))
+    keys = [jax.random.key(resolve(declared, {"seed": seed})["seed"]) for seed in (0, 1, 2**32 - 1)]
+    assert len({tuple(map(int, jax.random.key_data(key))) for key in keys}) == 3
+    with pytest.raises(InputError, match="seed must be"):
+        resolve(declared, {"seed": np.uint64(2**32)})
+
+
 def test_a_refused_read_only_folder(here, capsys):
     notebook(here / "a.ipynb")
     (here / "locked").mkdir(mode=0o555)
@@ -302,6 +335,15 @@ def test_failures_have_a_sentence_and_a_code(here, capsys):
     output = capsys.readouterr()
     assert output.err == "The image is all NaN; give another one.\n" and output.out == ""
     assert left_behind(here / "runs") == []
+    partial = plan("refuses.ipynb").folder.with_suffix(".partial")
+    for kept in ([".source.ipynb", "notebook.ipynb", "half.nc.part"], [".source.ipynb", "state.eqx"]):  # by a run that was killed
+        partial.mkdir()
+        for name in kept:
+            (partial / name).touch()
+        assert main(["run", "refuses.ipynb", "--quiet"]) == 2
+        assert left_behind(here / "runs") == ([partial.name] if "state.eqx" in kept else [])
+    assert (partial / "state.eqx").exists()
+    capsys.readouterr()
 
     assert main(["run", "breaks.ipynb", "dies.ipynb", "works.ipynb", "--quiet"]) == 1
     output = capsys.readouterr()
@@ -316,11 +358,61 @@ def test_failures_have_a_sentence_and_a_code(here, capsys):
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
+def one_sentence_and_no_folder(here, before, stderr, words):
+    """Whether a refusal reads as one and leaves nothing but the empty folder of runs."""
+    assert words in stderr and "bad.fits" in stderr and stderr.endswith(".\n") and stderr.count("\n") == 1, stderr
+    assert [name for name in left_behind(here) if name not in before] == ["runs"] and left_behind(here / "runs") == []
+
+
+@pytest.mark.parametrize("kind", ["truncated", "all NaN"])
+def test_a_bad_cutout_ends_the_command_with_one_sentence(here, kind):
+    make, words = BAD_FILES[kind]
+    make(here)
+    before = left_behind(here)
+    program = "import sys; from lensnb.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "run", PAPERS / "00_analyse.ipynb", "-p", "cutout=bad.fits", "-p", "out=results", "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stdout == ""
+    one_sentence_and_no_folder(here, before, done.stderr, words)
+
+
+@pytest.mark.parametrize("kind", list(BAD_FILES)[::3])
+def test_other_bad_cutouts_end_so(here, capsys, monkeypatch, kind):
+    """The same, a kernel's start saved: the paper's step that reads is taken in this process."""
+
+    def read(notebook, parameters, work, *_):
+        Path(parameters["out"], "half.nc").touch()
+        try:
+            read_cutout(parameters["cutout"])
+        except InputError as error:
+            raise RefusedInput(str(error), "Traceback") from None
+
+    monkeypatch.setattr("lensnb.runner.execute.execute", read)
+    make, words = BAD_FILES[kind]
+    make(here)
+    before = left_behind(here)
+    assert main(["run", str(PAPERS / "00_analyse.ipynb"), "-p", "cutout=bad.fits", "-p", "out=results"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    one_sentence_and_no_folder(here, before, output.err, words)
+
+
 def test_papermill_itself_runs_the_same_notebook(here):
     notebook(here / "a.ipynb", COUNT)
     command = [sys.executable, "-m", "papermill", "a.ipynb", "b.ipynb", "-p", "n_samples", "5", "-p", "out", ".", "--no-progress-bar"]
     subprocess.run(command, check=True, capture_output=True)
     assert json.loads((here / "result.json").read_text())[2] == 5
+
+
+@pytest.mark.parametrize("paper", sorted(PAPERS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_papermill_s_own_help_names_every_parameter(paper, caplog):
+    declared = notebook_parameters(read_notebook(paper))
+    with caplog.at_level("WARNING", logger="papermill"):
+        shown = papermill.inspect_notebook(str(paper))
+    assert list(shown) == list(declared) and not caplog.records
+    for name, parameter in declared.items():
+        assert shown[name]["inferred_type_name"] == parameter.annotation and shown[name]["help"] == parameter.meaning
+        assert ast.literal_eval(shown[name]["default"]) == parameter.default
 
 
 # Interruptions.
@@ -473,6 +565,35 @@ def test_a_report_fetches_nothing():
     for fetch in ("src=\"http", "href=\"http", "<link", "@import", "cdn", "MathJax", "require.js"):
         assert fetch not in page
     assert "<b>Figure 1.</b> A ring: whole." in page and "50%" not in page and page.count("<math") >= 2
+
+
+def test_a_report_links_to_the_site():
+    text = "[a](../inference/npe.ipynb#fit), [b](00_Demo.ipynb), [c](model.fits), [d](https://a.b/c.ipynb), [e](#fig-x), [f](../../../x.ipynb)"
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+    settings = configparser.ConfigParser()
+    settings.read(PAPERS.parent.parent / "settings.ini")
+    site = settings["DEFAULT"]["doc_host"] + settings["DEFAULT"]["doc_baseurl"]
+    links = re.findall(r'<a href="([^"]*)"', report_html(made, folder=site_folder(PAPERS / "00_analyse.ipynb")))
+    assert links == [f"{site}/inference/npe.html#fit", f"{site}/papers/demo.html", "model.fits", "https://a.b/c.ipynb", "#fig-x", f"{site}/x.html"]
+    assert site_folder("/a/lens.ipynb") == "" and "site/inference" not in report_html(made)
+
+
+@pytest.mark.parametrize("paper", sorted(PAPERS.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_links_of_a_paper_s_report_lead_somewhere(paper):
+    page = report_html(nbformat.read(paper, as_version=4), folder=site_folder(paper))
+    site = "https://lensnb.github.io/lensnb/"
+    pages = {site + re.sub(r"\d+_", "", p.relative_to(PAPERS.parent).with_suffix(".html").as_posix()) for p in PAPERS.parent.rglob("*.ipynb")}
+    for link in re.findall(r'<a [^>]*href="([^"#]+)', page):
+        assert link in pages or (link.startswith("http") and not link.startswith(site)), link
+
+
+@pytest.mark.parametrize("words", [["run"], ["run", "a.ipynb", "--scale", "big"], ["rum"], []], ids=" ".join)
+def test_wrong_usage_names_the_command(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    *usage, complaint = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 2 and usage[0].startswith("usage: lensnb ") and len(usage) == 1
+    assert complaint.startswith(f"lensnb {words[0]}: error: " if words[:1] == ["run"] else "lensnb: error: ")
 
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["parameters", "--help"], ["list", "--help"], ["--version"]])

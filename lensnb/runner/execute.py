@@ -188,7 +188,7 @@ class Engine(NBClientEngine):
                 raise
 
 papermill_engines.register("lensnb", Engine)
-logging.getLogger("papermill").setLevel(logging.ERROR)  # it cannot read `str | None`, and warns of what we have checked
+logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of what is checked before, in its own way
 
 # %% ../../nbs/runner/execute.ipynb #execute-15
 def execute(
