@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from ..core import InputError, Scalar
 from .grid import pixel_grid
 from .mass.base import MassProfile
+from .multiplane import MultiPlane, inverse_magnification
 
 # %% ../../nbs/simulator/lens.ipynb #lens-05
 class Lens(eqx.Module):
@@ -46,11 +47,7 @@ class Lens(eqx.Module):
 
     def inverse_magnification(self, x, y) -> Float[Array, "..."]:
         "Determinant of the lens mapping: 0 on critical curves, negative where images are mirrored."
-        x, y = jnp.broadcast_arrays(jnp.asarray(x, dtype=float), jnp.asarray(y, dtype=float))
-        one, zero = jnp.ones_like(x), jnp.zeros_like(x)
-        (_, _), (xx, yx) = jax.jvp(self.ray_shoot, (x, y), (one, zero))
-        (_, _), (xy, yy) = jax.jvp(self.ray_shoot, (x, y), (zero, one))
-        return xx * yy - xy * yx
+        return inverse_magnification(self.ray_shoot, x, y)
 
     def magnification(self, x, y) -> Float[Array, "..."]:
         "Signed magnification; infinite on critical curves."

@@ -6,8 +6,12 @@
 __all__ = []
 
 # %% ../../../nbs/simulator/light/index.ipynb #index-03
-from .pixelated import PixelatedLight
+from .core_sersic import CoreSersic
+from .gaussian import Gaussian, MultiGaussian, Uniform, expand_in_gaussians
+from .pixelated import PixelatedLight, SmoothPixelatedLight
 from .sersic import LightProfile, Sersic
+from .shapelets import Shapelets, fit_shapelets
 
 # %% ../../../nbs/simulator/light/index.ipynb #index-04
-__all__ = ["LightProfile", "PixelatedLight", "Sersic"]
+__all__ = ["CoreSersic", "Gaussian", "LightProfile", "MultiGaussian", "PixelatedLight", "Sersic", "Shapelets", "SmoothPixelatedLight",
+           "Uniform", "expand_in_gaussians", "fit_shapelets"]

@@ -6,10 +6,23 @@
 __all__ = []
 
 # %% ../../../nbs/simulator/mass/index.ipynb #index-03
-from .base import MassProfile
-from .external import Shear
+from .base import MassProfile, RadialProfile
+from .cored import NIE
+from .elliptical_nfw import EllipticalNFW
+from .external import MassSheet, Shear
+from .halos import Halos
+from .hernquist import Hernquist
 from .isothermal import SIE
+from .jaffe import PseudoJaffe
+from .multipole import Multipole
+from .nfw import NFW
+from .pixelated_convergence import PixelatedConvergence
+from .pixelated_potential import PixelatedPotential
+from .point import PointMass
 from .powerlaw import EPL
+from .sis import SIS
+from .truncated import TNFW
 
 # %% ../../../nbs/simulator/mass/index.ipynb #index-04
-__all__ = ["EPL", "SIE", "MassProfile", "Shear"]
+__all__ = ["EPL", "NFW", "NIE", "SIE", "SIS", "TNFW", "EllipticalNFW", "Halos", "Hernquist", "MassProfile", "MassSheet", "Multipole",
+           "PixelatedConvergence", "PixelatedPotential", "PointMass", "PseudoJaffe", "RadialProfile", "Shear"]

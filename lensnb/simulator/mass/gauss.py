@@ -82,7 +82,7 @@ def _ratio_jvp(primals, tangents):
 
     out = jnp.zeros_like(re), jnp.zeros_like(re)
     if any(map(known, d_point)):
-        slope = varied(polynomials[:, 1:] * jnp.arange(1, polynomials.shape[1], dtype=polynomials.dtype))
+        slope = varied(polynomials[:, 1:] * jnp.arange(1, polynomials.shape[1], dtype=polynomials.dtype)[None])
         out = times(slope, [d if known(d) else jnp.zeros_like(re) for d in d_point])
     if known(d_polynomials):
         out = tuple(a + b for a, b in zip(out, varied(d_polynomials)))
