@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from scipy import ndimage
 
 from lensnb.core import InputError
 from lensnb.inference.analyse.checks import blank_sky, check_noise
@@ -194,6 +195,9 @@ BAD_OPTIONS = {
     "pixel_scale huge": (dict(pixel_scale=20.0), "pixel_scale"),
     "z_s in front of z_l": (dict(z_l=0.5, z_s=0.3), "behind"),
     "negative redshift": (dict(z_l=-0.2), "z_l"),
+    "redshift NaN": (dict(z_l=0.2, z_s=float("nan")), "z_s"),
+    "no redshift of the source": (dict(z_l=0.2), "z_s"),
+    "no redshift of the lens": (dict(z_s=1.5), "z_l"),
     "a number for a path": (dict(noise_map=3), "noise map"),
     "a number for a band": (dict(band=3), "band"),
     "everything masked": (dict(mask=np.ones(DATA.shape)), "1 - mask"),
@@ -411,7 +415,59 @@ def test_saturation_by_header(tmp_path):
     same_lens(read_cutout(standard(tmp_path / "b.fits", SATURATE=1e-3)))  # evidently another unit
 
 
+@pytest.mark.parametrize("side", [20, 32, SIDE])
+def test_a_plateau_is_saturated_however_small_the_cutout(tmp_path, side):
+    rng, r = np.random.default_rng(0), np.hypot(*np.mgrid[-9:10, -9:10])[2:-2, 2:-2]
+    sky = rng.normal(0, SKY, (side, side))
+    sky[:15, :15] += 3 * np.exp(-(r**2) / 30)
+    path = standard(tmp_path / "a.fits", sci=np.minimum(sky, 1.5), err=None, SATURATE=1e4)
+    options = dict(noise_map=np.full(sky.shape, SKY), psf_fwhm=0.1, pixel_scale=0.11)
+    cutout = read_cutout(path, **options)
+    assert cutout.mask[sky >= 1.5].all() and cutout.mask.mean() < 0.3
+    for cut in (0.5, 1.0, 2.0):  # a ceiling of noise is no plateau
+        clipped = standard(tmp_path / "b.fits", sci=np.minimum(rng.normal(0, SKY, sky.shape), cut * SKY), err=None)
+        assert not read_cutout(clipped, **options).mask.any()
+
+
+@pytest.mark.parametrize("sentinel", [-999.0, -1.0, -1e20])
+def test_a_constant_far_below_the_sky_is_no_measurement(tmp_path, sentinel):
+    cutout = check(read_cutout(standard(tmp_path / "a.fits", sci=changed(DATA, (slice(3, 5), slice(10, 20)), sentinel))), notes=1)
+    assert cutout.mask.sum() == 20 and cutout.mask[3:5, 10:20].all() and "far below the sky" in cutout.notes[0]
+    kept = check(read_cutout(standard(tmp_path / "b.fits", sci=changed(DATA, (slice(3, 5), slice(10, 20)), -0.03))))
+    assert not kept.mask.any()
+
+
 # ---- noise
+
+
+@pytest.mark.parametrize("name, flat", [("WHT", SKY**-2), ("ERR", SKY), ("SKY_RMS", SKY), ("BACKGROUND_RMS", SKY)])
+def test_noise_of_the_background_alone_gets_its_photons(tmp_path, name, flat):
+    images = [("SCI", DATA), (name, np.full(DATA.shape, flat)), ("PSF", PSF)]
+    cutout = check(read_cutout(write(tmp_path / "a.fits", *images, **CD, BUNIT="electrons/s", EXPTIME=ELECTRONS)), notes=1)
+    assert abs(np.median((cutout.noise / NOISE)[LIGHT > 0.2]) - 1) < 0.1 and "1000 electrons" in cutout.notes[0]
+    assert np.allclose(np.median(cutout.noise), SKY, rtol=0.1)
+    unknown = check(read_cutout(write(tmp_path / "b.fits", *images, **CD)), notes=1)
+    assert "no photon noise" in unknown.notes[0] and "GAIN" in unknown.notes[0]
+
+
+@pytest.mark.parametrize("cards", [{}, dict(BUNIT="electrons/s", EXPTIME=ELECTRONS), dict(BUNIT="e/s", EXPTIME=1.5 * ELECTRONS)])
+def test_noise_with_photons_is_left_alone(tmp_path, cards):
+    same_lens(read_cutout(standard(tmp_path / "a.fits", **cards)))
+    same_lens(read_cutout(write(tmp_path / "b.fits", ("SCI", DATA), ("WHT", NOISE**-2), ("PSF", PSF), **(CD | cards))))
+
+
+def test_correlated_sky_is_told_of(tmp_path):
+    rng = np.random.default_rng(5)
+    smooth = ndimage.gaussian_filter(rng.standard_normal((120, 120)), 0.55)
+    smooth *= SKY / smooth.std()
+    kernel = ndimage.gaussian_filter(np.eye(1, 81, 40).reshape(9, 9), 0.55)
+    right = SKY / np.sqrt((kernel**2).sum())  # what a sum over many pixels scatters by, a pixel
+    told = read_cutout(standard(tmp_path / "a.fits", sci=smooth, err=None))
+    assert "correlate by 0." in told.notes[0] and abs(np.median(told.noise) / SKY - 1) < 0.1
+    kept = read_cutout(standard(tmp_path / "b.fits", sci=smooth, err=np.full(smooth.shape, right)))
+    assert "kept" in kept.notes[0] and np.allclose(kept.noise, right)
+    scaled = read_cutout(standard(tmp_path / "c.fits", sci=smooth, err=np.full(smooth.shape, 9 * SKY)))
+    assert "correlate by" in scaled.notes[0] and abs(np.median(scaled.noise) / SKY - 1) < 0.1
 
 
 def test_no_noise_map(tmp_path):

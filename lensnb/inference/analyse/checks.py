@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'CONTRADICTED', 'AGREES', 'LEAST', 'missing_pixels', 'saturated_pixels', 'Sky', 'without_plane',
-           'blank_sky', 'read_noise', 'sky_and_photons', 'off_by', 'continue_below_floor', 'check_noise', 'check_mask']
+           'blank_sky', 'read_noise', 'photons', 'correlated', 'sky_and_photons', 'off_by', 'continue_below_floor',
+           'check_noise', 'check_photons', 'check_mask']
 
 # %% ../../../nbs/inference/analyse/checks.ipynb #checks-03
 from typing import NamedTuple
@@ -38,6 +39,11 @@ def missing_pixels(
         zeros, count = ndimage.label(values == 0)
         sizes = np.bincount(zeros.ravel(), minlength=count + 1)
         missing |= (zeros > 0) & (sizes >= 25)[zeros]
+    values = pixels[~missing].astype(np.float64)
+    if values.size:
+        lowest, spread = values == values.min(), 10 * mad_std(values)
+        if lowest.sum() >= 4 and 0 < spread < np.median(values) - values.min():
+            missing[~missing] = lowest
     if missing.mean() > 0.5:
         raise InputError(f"{name}: {missing.mean():.0%} of its pixels hold no value (NaN, infinite or empty); "
                          "give a cutout that the exposures cover.")
@@ -54,14 +60,15 @@ def saturated_pixels(
 ) -> Bool[np.ndarray, "ny nx"]:
     "True where the detector was full: above `level`, or on a plateau of the largest value."
     values = np.where(missing, -np.inf, data)
-    peak, (middle, high) = values.max(), np.percentile(data[~missing], [50, 95])
+    peak = values.max()
     full = values >= (level if level is not None and level > 0 else np.inf)
     if full.mean() > 0.02:  # a level in another unit
         full = np.zeros(data.shape, bool)
     flat, count = ndimage.label(values >= peak - 1e-6 * abs(peak))
     sizes = np.bincount(flat.ravel(), minlength=count + 1)
-    if peak - middle > 3 * (high - middle):  # a peak above the rest, not the ceiling of pure noise
-        full = full | ((flat > 0) & (sizes >= 4)[flat])
+    plateau = (flat > 0) & (sizes >= 4)[flat]
+    if plateau.sum() > 0.7 * (flat > 0).sum() and plateau.mean() < 0.2:  # else the ceiling of noise that was cut off
+        full = full | plateau
     return ndimage.binary_dilation(full) if full.any() else full
 
 # %% ../../../nbs/inference/analyse/checks.ipynb #checks-15
@@ -133,6 +140,22 @@ def read_noise(
     return np.where(good, sd, np.nan)
 
 # %% ../../../nbs/inference/analyse/checks.ipynb #checks-24
+def photons(
+    data: Float[np.ndarray, "ny nx"],
+    sky: Sky,
+    electrons: float,  # a unit of the data
+) -> Float[np.ndarray, "ny nx"]:
+    "Variance from the photons of the sources."
+    flux = ndimage.gaussian_filter(np.where(np.isfinite(data), data - sky.level, 0.0), 1.0, mode="nearest")
+    return np.maximum(flux, 0) / electrons
+
+def correlated(sky: Sky) -> str:
+    "What correlation of neighbouring pixels does to a noise taken from their scatter; empty where it does not matter."
+    if sky.correlation <= 0.15:
+        return ""
+    return (f" (neighbouring pixels of the sky correlate by {sky.correlation:.2f}, so sums over many are noisier than their "
+            f"scatter says, by about {1 + 2 * sky.correlation:.2g}, and formal errors too small by as much)")
+
 def sky_and_photons(
     data: Float[np.ndarray, "ny nx"],
     sky: Sky,
@@ -140,12 +163,10 @@ def sky_and_photons(
     exposure: Float[np.ndarray, "ny nx"] | None = None,  # time of each pixel, any unit
 ) -> Float[np.ndarray, "ny nx"]:
     "Standard deviation of each pixel from the blank sky and the photons of the sources."
-    flux = ndimage.gaussian_filter(np.where(np.isfinite(data), data - sky.level, 0.0), 1.0, mode="nearest")
-    photons = np.maximum(flux, 0) / electrons if electrons else 0.0
-    share = 1.0
+    share, lit = 1.0, photons(data, sky, electrons) if electrons else 0.0
     if exposure is not None:
         share = np.median(exposure[sky.pixels]) / np.where(exposure > 0, exposure, np.nan)
-    return np.sqrt((sky.rms**2 + photons) * share) * np.ones(data.shape)
+    return np.sqrt((sky.rms**2 + lit) * share) * np.ones(data.shape)
 
 # %% ../../../nbs/inference/analyse/checks.ipynb #checks-27
 CONTRADICTED = 1.6  # factor between noise map and blank sky beyond which the map is not believed
@@ -180,14 +201,15 @@ def check_noise(
     stated = float(np.nanmedian(there))
     crowded = sky.rms > CONTRADICTED * stated and sky.grain < AGREES * stated
     numbers = f"noise map {stated:.3g}, scatter of the blank sky {sky.rms:.3g}"
-    correlated = f", whose neighbouring pixels correlate by {sky.correlation:.2f}" if sky.correlation > 0.15 else ""
+    neighbours = f", whose neighbouring pixels correlate by {sky.correlation:.2f}" if sky.correlation > 0.15 else ""
     if off_by(stated, sky.rms) <= AGREES:
         return noise, ()
     if crowded:
         return noise, (f"The noise map is kept, since no part of the field is blank enough to hold it against: {numbers}, "
                        f"of which {sky.grain:.3g} from pixel to pixel.",)
-    if off_by(stated, sky.rms) <= CONTRADICTED:
-        return noise, (f"The noise map is kept although it differs from the blank sky{correlated}: {numbers}.",)
+    allowed = AGREES * (1 + 2 * min(sky.correlation, 0.5))  # a right map lies above correlated pixels' scatter
+    if off_by(stated, sky.rms) <= CONTRADICTED or sky.rms < stated <= allowed * sky.rms:
+        return noise, (f"The noise map is kept although it differs from the blank sky{neighbours}: {numbers}.",)
     for other, name in ((np.sqrt(noise), "a variance"), (1 / np.sqrt(noise), "an inverse variance")):
         if off_by(float(np.nanmedian(other[sky.pixels])), sky.rms) <= AGREES:
             return other, (f"The noise map is taken for {name}, as its scale says: {numbers}.",)
@@ -195,9 +217,37 @@ def check_noise(
     if stated > sky.rms and np.mean(there[np.isfinite(there)] <= 1.001 * floor) > 0.5:
         mended, told = continue_below_floor(data, noise, sky, electrons)
         return mended, (f"The noise map is contradicted by the blank sky ({numbers}): it has a floor at {floor:.3g}, "
-                        f"below which the noise was re-estimated from {told}.",)
+                        f"below which the noise was re-estimated from {told}{correlated(sky)}.",)
     return noise * (sky.rms / stated), (
-        f"The noise map is contradicted by the blank sky ({numbers}) and was scaled by {sky.rms / stated:.3g}.",)
+        f"The noise map is contradicted by the blank sky ({numbers}) and was scaled by {sky.rms / stated:.3g}{correlated(sky)}.",)
+
+# %% ../../../nbs/inference/analyse/checks.ipynb #checks-29b
+def check_photons(
+    data: Float[np.ndarray, "ny nx"],
+    noise: Float[np.ndarray, "ny nx"],  # sd, NaN where unknown
+    sky: Sky | None,
+    electrons: float | None = None,     # a unit of the data; None when unknown
+) -> tuple[Float[np.ndarray, "ny nx"], tuple[str, ...]]:  # noise, and what to tell the user
+    "The noise map, with the photons of the sources where it has none."
+    if sky is None or sky.rms == 0 or np.isnan(noise[sky.pixels]).all():
+        return noise, ()
+    with np.errstate(invalid="ignore"):
+        lit = np.isfinite(noise) & (data - sky.level > 20 * sky.rms)
+    if lit.sum() < 10:
+        return noise, ()
+    flux, ground = float(np.median(data[lit] - sky.level)), float(np.nanmedian(noise[sky.pixels]))
+    there = float(np.median(noise[lit]))
+    if electrons is None:
+        if there**2 - ground**2 > 0.05 * ground**2:
+            return noise, ()
+        return noise, (f"The noise map seems to hold no photon noise: {there:.3g} where the flux is {flux:.3g}, {ground:.3g} on blank "
+                       "sky; errors may be too small; give a map of the total noise, or BUNIT with EXPTIME and GAIN in the header.",)
+    if flux / electrons < 0.2 * ground**2 or there**2 - ground**2 > 0.3 * flux / electrons:
+        return noise, ()
+    total = np.sqrt(noise**2 + photons(data, sky, electrons))
+    return total, (f"The noise map holds no photon noise, {there:.3g} where the flux is {flux:.3g} and {ground:.3g} on blank sky; that of "
+                   f"{electrons:.4g} electrons a unit was added, which makes it {np.median(total[lit]):.3g} there.",)
+
 
 # %% ../../../nbs/inference/analyse/checks.ipynb #checks-32
 LEAST = 100  # pixels that must remain

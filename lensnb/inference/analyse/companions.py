@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ...core import InputError
-from .checks import CONTRADICTED, Sky, check_noise, off_by, read_noise, sky_and_photons
+from .checks import CONTRADICTED, Sky, check_noise, check_photons, correlated, off_by
+from .checks import read_noise, sky_and_photons
 from .files import NOISE, Plane, as_image, choose_other, read_role
 from .instrument import EXPOSURE_KEYWORDS, electrons_a_unit
 from .instrument import gaussian_stand_in, prepare_psf, psf_sampling
@@ -92,7 +93,7 @@ def estimated_noise(
     photons = (f"photon noise at {electrons:.4g} electrons a unit" if electrons else
                "no photon noise, since the header tells neither unit nor gain")
     noise = sky_and_photons(data, sky, electrons, exposure)
-    return noise, f"from the scatter of the blank sky, {sky.rms:.3g}, and {photons}"
+    return noise, f"from the scatter of the blank sky, {sky.rms:.3g}{correlated(sky)}, and {photons}"
 
 def find_noise(
     planes: list[Plane],  # of the image's file
@@ -119,7 +120,8 @@ def find_noise(
         return noise, (f"{name} holds exposure times; the noise was estimated {words}, and scaled with them.",)
     empty = int((np.isnan(noise) & ~np.isnan(data)).sum()) if kind == "sd" else 0
     noise, notes = check_noise(data, noise, sky, electrons)
-    return noise, notes + ((f"{empty} pixels whose noise is zero or undefined are excluded.",) if empty else ())
+    noise, more = check_photons(data, noise, sky, electrons)
+    return noise, notes + more + ((f"{empty} pixels whose noise is zero or undefined are excluded.",) if empty else ())
 
 # %% ../../../nbs/inference/analyse/companions.ipynb #companions-15
 def find_psf(

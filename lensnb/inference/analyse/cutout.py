@@ -149,7 +149,9 @@ def read_cutout(
         raise InputError(f"band: {band!r} is not a name; give one such as F814W.")
     psf_fwhm, pixel_scale, z_l, z_s = (positive(value, name) for value, name in (
         (psf_fwhm, "psf_fwhm"), (pixel_scale, "pixel_scale"), (z_l, "z_l"), (z_s, "z_s")))
-    if z_l is not None and z_s is not None and z_s <= z_l:
+    if (z_l is None) != (z_s is None):
+        raise InputError(f"{'z_l' if z_l is None else 'z_s'}: only the other redshift is given; give both z_l and z_s, or neither.")
+    if z_l is not None and z_s <= z_l:
         raise InputError(f"z_s: the source ({z_s:g}) has to lie behind the lens ({z_l:g}); give them in this order.")
 
     label, stem = ("the array", "array") if isinstance(cutout, np.ndarray) else (str(cutout), Path(str(cutout)).name)
@@ -167,7 +169,7 @@ def read_cutout(
     full = saturated_pixels(data, missing, float(level) if isinstance(level, (int, float)) else None)
     given, more = find_mask(planes, mask, own_band, data)
     notes += more
-    for what, pixels in (("without a value (NaN, infinite or empty)", missing), ("saturated or next to such", full)):
+    for what, pixels in (("without a value (NaN, infinite, empty, or one number far below the sky)", missing), ("saturated or next to such", full)):
         if pixels.any():
             notes += (f"{pixels.sum()} pixels {what} are excluded.",)
     masked = given | missing | full
