@@ -119,7 +119,7 @@ def test_halo_round(x64):
     ax, ay, psi, found = everything(halo(1.0, center_x=0.0, center_y=0.0), jnp.asarray(0.6 * R_S * x), jnp.asarray(-0.8 * R_S * x))
     alpha = 4 * KAPPA_S * R_S * (np.log(x / 2) + f) / x
     small = x < 1e-3  # where the textbook's form cancels
-    np.testing.assert_allclose(ax, 0.6 * alpha, rtol=np.where(small, 1e-6, 1e-11).max() if small.any() else 1e-11)
+    np.testing.assert_allclose(ax, 0.6 * alpha, rtol=1e-6)
     np.testing.assert_allclose(np.asarray(ay)[~small], -0.8 * alpha[~small], rtol=1e-12)
     np.testing.assert_allclose(np.asarray(psi)[~small], (2 * KAPPA_S * R_S**2 * (np.log(x / 2) ** 2 + square))[~small], rtol=1e-11)
     np.testing.assert_allclose(found, kappa, rtol=1e-8)
@@ -193,7 +193,7 @@ def gaussian(h, n):
 def test_pixel_sum(x64, shape):
     "Every grid point and a few far ones against the sum of all pixels, for odd, even and oblong maps."
     kappa = jax.random.uniform(jax.random.key(3), shape)
-    h, lens = 0.3, None
+    h = 0.3
     lens = PixelatedConvergence(kappa=kappa, pixel_scale=h, center_x=0.1, center_y=-0.2)
     px, py = (np.asarray(v) + c for v, c in zip(pixel_grid(shape, h), (0.1, -0.2)))
     x = np.concatenate([px.ravel(), px.ravel()[:3] + 2 * h * max(shape), [50.0, -1e3]])
@@ -223,14 +223,14 @@ def test_pixels_against_gaussian(x64):
         ax, ay, _, kappa = everything(PixelatedConvergence(kappa=gaussian(12 / n, n), pixel_scale=12 / n), jnp.asarray(x), jnp.asarray(y))
         worst.append(np.hypot(ax - exact * x / r, ay - exact * y / r).max())
     assert worst[1] < 5e-3 and worst[1] < worst[0] / 3.5
-    np.testing.assert_allclose(kappa, np.exp(-(r**2) / 2), atol=0.006)
+    np.testing.assert_allclose(kappa, np.exp(-(r**2) / 2), atol=0.01)
 
 
 def test_pixels_gradient_in_the_map(x64):
     kappa, direction = jax.random.uniform(jax.random.key(0), (2, 6, 7))
     x, y = jnp.asarray([0.33, 5.0]), jnp.asarray([-0.2, 1.0])
     for make in (lambda a: PixelatedConvergence(kappa=a, pixel_scale=0.2), lambda a: PixelatedPotential(psi=a, pixel_scale=0.2)):
-        total = jax.jit(lambda a, make=make: jnp.sum(jnp.stack(everything(make(a), x, y)) ** 2))
+        total = jax.jit(lambda a, make=make: jnp.sum(jnp.stack(make(a).deflection(x, y)) ** 2))
         slope = jnp.vdot(jax.jit(jax.grad(total))(kappa), direction)
         np.testing.assert_allclose(slope, (total(kappa + 1e-6 * direction) - total(kappa - 1e-6 * direction)) / 2e-6, rtol=1e-6)
 
@@ -238,7 +238,7 @@ def test_pixels_gradient_in_the_map(x64):
 def test_pixels_one_transform_for_all_rays():
     lens = PixelatedConvergence(kappa=gaussian(0.5, 20), pixel_scale=0.5)
     jaxpr = jax.make_jaxpr(jax.vmap(lambda x, y: lens.deflection(x, y)))(jnp.zeros(1000), jnp.ones(1000))
-    transforms = [e for e in jax.tree.leaves(str(jaxpr).splitlines()) if "fft[" in e or " fft" in e]
+    transforms = [line for line in str(jaxpr).splitlines() if " fft[" in line or "fft_lengths" in line]
     assert transforms and not any("1000" in line for line in transforms)
 
 
@@ -246,7 +246,7 @@ def test_potential_map(x64):
     lens, h = NIE(theta_E=1.1, e1=0.1, e2=-0.2, s=0.3), 0.05
     pixels = PixelatedPotential(psi=jax.jit(NIE.potential)(lens, *pixel_grid((90, 80), h)), pixel_scale=h)
     x, y = jax.random.uniform(jax.random.key(5), (2, 200), minval=-1.9, maxval=1.9)
-    for found, exact, error in zip(everything(pixels, x, y), everything(lens, x, y), (2e-4, 2e-4, 1e-5, 0.02)):
+    for found, exact, error in zip(everything(pixels, x, y), everything(lens, x, y), (1e-4, 1e-4, 1e-5, 0.01)):
         np.testing.assert_allclose(found, exact, atol=error)
     points = jnp.stack([x, y], 1) * 2  # half of them outside the map
     slope, deflection, jacobian, kappa = derivatives(pixels, points)

@@ -78,12 +78,13 @@ def along_columns(f):
 
 # %% ../../nbs/simulator/interpolate.ipynb #interpolate-14
 def spline_weights(position, n):
-    "Interval and weights of values, slopes and curvatures along an axis of `n` pixels, straight outside it."
-    first, t = interval(position, n - 1)
-    beyond = position - jnp.clip(position, 0, n - 1)
+    "Interval and weights of values, slopes and curvatures along an axis of `n` pixels; straight outside their borders."
+    held = jnp.clip(position, -0.5, n - 0.5)
+    first = jnp.clip(jnp.floor(held), 0, n - 2)
+    t, beyond = held - first, position - held
     values, slopes, curvatures = b_spline(t)
     inside = jnp.where(beyond == 0, 1.0, jnp.zeros_like(beyond))
-    return first, [v + beyond * s for v, s in zip(values, slopes)], slopes, [inside * c for c in curvatures]
+    return first.astype(int), [v + beyond * s for v, s in zip(values, slopes)], slopes, [inside * c for c in curvatures]
 
 def spline(coefficients, row, column):
     "The spline with `coefficients` at fractional `row` and `column`."
