@@ -17,7 +17,7 @@ from .base import MassProfile, check_ellipse
 
 # %% ../../../nbs/simulator/mass/halos.ipynb #halos-05
 class Halos(MassProfile):
-    "Many profiles of one kind in one plane: every field of `profile` has a leading axis of n; made by `Halos.of`."
+    "Many profiles of one kind in one plane: every field of `profile` has a leading axis of n; its classmethod `of` makes one."
     profile: MassProfile
     weight: Float[Array, "*shape"]            # factor of each; 0 switches a halo off
     chunk: int = eqx.field(static=True)  # halos computed at a time
