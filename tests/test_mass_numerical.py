@@ -18,7 +18,7 @@ from lensnb.simulator.mass.pixelated_potential import PixelatedPotential
 
 KAPPA_S, R_S, CENTRE, PHI = 0.37, 1.3, (0.21, -0.43), 0.4
 
-# x, y, q -> alpha_x, alpha_y, potential - potential(centre): mpmath, 40 digits, the integrals over homoeoids.
+# x, y, q -> alpha_x, alpha_y, potential - potential(centre): mpmath, 30 digits, the integrals over homoeoids.
 GOLDEN = np.array([
     (0.210122, -0.430046, 1.0, 0.0008486805491322206, -0.00031999430541041445, 6.227438230637026e-08),
     (-0.159063, -0.456312, 1.0, -0.4202183723493183, -0.029959074231920468, 0.10135795186157039),

@@ -18,7 +18,7 @@ from lensnb.simulator.grid import bin_pixels, pixel_grid
 from lensnb.simulator.lens import Lens, critical_curves
 from lensnb.simulator.light import PixelatedLight, Sersic
 from lensnb.simulator.light.sersic import sersic_bn
-from lensnb.simulator.mass import EPL, SIE, Shear
+from lensnb.simulator.mass import EPL, NIE, SIE, Shear
 from lensnb.simulator.noise import GaussianLikelihood, SkyPoissonNoise
 from lensnb.simulator.prior import Prior
 from lensnb.simulator.psf import convolve, gaussian_psf
@@ -113,6 +113,8 @@ def test_the_table_is_what_the_integral_gives():
 PROFILES = {
     "SIE": lambda v: SIE(theta_E=v[2], e1=v[3], e2=v[4], center_x=v[5], center_y=v[6]),
     "EPL": lambda v: EPL(theta_E=v[2], gamma=v[7], e1=v[3], e2=v[4], center_x=v[5], center_y=v[6]),
+    # its core, (gamma - 2)^2, is none where the power law is isothermal
+    "NIE": lambda v: NIE(theta_E=v[2], e1=v[3], e2=v[4], s=(v[7] - 2) ** 2, center_x=v[5], center_y=v[6]),
     "Shear": lambda v: Shear(gamma1=v[3], gamma2=v[4], center_x=v[5], center_y=v[6]),
 }
 
@@ -145,13 +147,13 @@ def table(kind):
     return np.array([[*r[:3], r[4], r[5], 0.0, 0.0, r[3]] for r in rows]), np.array([r[6:] for r in rows])
 
 
-@pytest.mark.parametrize("kind", ["SIE", "EPL"])
+@pytest.mark.parametrize("kind", ["SIE", "EPL", "NIE"])
 def test_deflection_and_convergence_in_double_precision(kind, x64):
     rows, golden = table(kind)
     np.testing.assert_allclose(evaluate(kind, rows)[0][:, 1:], golden, rtol=1e-10, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", ["SIE", "EPL"])
+@pytest.mark.parametrize("kind", ["SIE", "EPL", "NIE"])
 def test_deflection_and_convergence_in_single_precision(kind):
     rows, golden = table(kind)
     values = evaluate(kind, rows)[0]
@@ -168,7 +170,7 @@ def hostile(kind):
               (1e3, -1e3)]
     shapes = [(0.0, 0.0), (1e-9, 0.0), (0.0, -1e-5), (1e-3, 0.0), (0.000999, 0.0), (0.2, 0.0), (0.0, 0.2),
               (-0.58, 0.58)]
-    slopes = [2.0, 1.999999, 2.000001, 1.2, 2.8] if kind == "EPL" else [2.0]
+    slopes = [2.0, 1.999999, 2.000001, 1.2, 2.8] if kind in ("EPL", "NIE") else [2.0]
     rows = [(x, y, 1.2, *e, 0.0, 0.0, g) for x, y in places for e in shapes for g in slopes]
     rows += [(0.05, -0.02, 1.2, 0.1, 0.1, 0.05, -0.02, g) for g in slopes]  # the centre, elsewhere
     rows += [(0.3, 0.4, 0.0, 0.1, 0.1, 0.0, 0.0, g) for g in slopes]        # no lens at all
@@ -245,7 +247,8 @@ def test_one_potential_stands_behind_all(kind, v):
 def test_an_isothermal_power_law_is_the_isothermal_ellipsoid(v):
     v[7] = 2.0
     with jax.enable_x64(True):
-        power, isothermal = evaluate("EPL", [v]), evaluate("SIE", [v])
+        power, isothermal, cored = (evaluate(kind, [v]) for kind in ("EPL", "SIE", "NIE"))
+    np.testing.assert_allclose(power[0], cored[0], rtol=1e-8)  # another formula: EPL and SIE share theirs
     np.testing.assert_allclose(power[0], isothermal[0], rtol=1e-8)
     shared = np.s_[:, :, :7]  # the slope is no parameter of the SIE
     np.testing.assert_allclose(power[1][shared], isothermal[1][shared], atol=1e-6 * np.abs(isothermal[1]).max())
