@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
-from scipy import ndimage
+from scipy import ndimage, special
 
 from lensnb.core import InputError
 from lensnb.inference.analyse.checks import blank_sky, check_noise
@@ -538,6 +538,30 @@ def test_a_field_full_of_arcs_does_not_contradict_the_map():
     assert noise is NOISE and "from pixel to pixel" in notes[0]
 
 
+# ---- more than one image would do
+
+
+def test_two_chips_are_the_users_to_choose_from(tmp_path):
+    write(tmp_path / "a.fits", ("SCI", DATA), ("ERR", NOISE), ("SCI", DATA + 1), ("PSF", PSF), **CD)
+    with fits.open(tmp_path / "a.fits", mode="update") as hdus:
+        hdus[3].header["EXTVER"] = 2
+        hdus[3].header.update(CD)
+    with pytest.raises(InputError, match=r"a.fits\[SCI,1\] or .*a.fits\[SCI,2\]"):
+        read_cutout(tmp_path / "a.fits")
+    for name, added in (("SCI,1", 0), ("sci, 2", 1)):
+        cutout = read_cutout(f"{tmp_path}/a.fits[{name}]", noise_map=f"{tmp_path}/a.fits[ERR]", psf=f"{tmp_path}/a.fits[PSF]")
+        assert abs(np.median(cutout.data - DATA) - added) < 1e-5
+
+
+def test_a_choice_among_names_is_mentioned(tmp_path):
+    write(tmp_path / "a.fits", ("DRZ", DATA + 1), ("SCI", DATA), ("RMS", 3 * NOISE), ("ERR", NOISE), ("PSF", PSF), ("EPSF", PSF), **CD)
+    with fits.open(tmp_path / "a.fits", mode="update") as hdus:
+        hdus[2].header.update(CD)
+    cutout = same_lens(read_cutout(tmp_path / "a.fits"), notes=3)
+    for word in ("a.fits[SCI] is taken for the image, not", "a.fits[ERR] is taken for the noise map, not", "a.fits[EPSF]"):
+        assert any(word in note for note in cutout.notes), word
+
+
 # ---- the PSF
 
 
@@ -569,6 +593,31 @@ def test_a_finely_sampled_psf(tmp_path, key, value):
     cutout = check(read_cutout(standard(tmp_path / "a.fits", psf=None), psf=tmp_path / "psf.fits"), notes=1)
     assert abs(cutout.psf_fwhm / (2.355 * 6 * 0.0125) - 1) < 0.06
     assert cutout.psf.shape == (19, 19) or cutout.psf.shape == (21, 21)
+
+
+def test_an_even_psf_keeps_its_peak():
+    """An Airy pattern two pixels wide, sampled between pixels, against the same sampled on one."""
+    def airy(n):
+        fine = (np.arange(20 * n) + 0.5) / 20 - n / 2
+        r = np.maximum(np.hypot(*np.meshgrid(fine, fine)), 1e-9) * 3.2327 / 2
+        return ((2 * special.j1(r) / r) ** 2).reshape(n, 20, n, 20).mean((1, 3))
+    psf, notes = prepare_psf(airy(24), SCALE, SCALE, (64, 64), "psf.fits")
+    true = airy(23) / airy(23).sum()
+    assert abs(psf.max() / true.max() - 1) < 0.01 and np.abs(psf - true).max() < 0.01 * true.max()
+    assert len(notes) == 1 and "normalised" in notes[0]
+    narrow = np.exp(-((np.indices((16, 16)) - 7.5) ** 2).sum(axis=0) / (2 * 0.5**2))
+    assert "between pixels" in prepare_psf(narrow / narrow.sum(), SCALE, SCALE, (64, 64), "psf.fits")[1][0]
+
+
+def test_a_fine_psf_that_does_not_say_so(tmp_path):
+    r = np.hypot(*np.mgrid[-20:21, -20:21])
+    fine = np.exp(-(r**2) / (2 * 3.4**2))  # 0.4 arcsec if its pixels were the image's
+    hubble = dict(INSTRUME="ACS", FILTER="F814W")
+    cutout = check(read_cutout(standard(tmp_path / "a.fits", psf=fine / fine.sum(), **hubble)), notes=1)
+    assert "OVERSAMP" in cutout.notes[0] and "0.1" in cutout.notes[0]
+    check(read_cutout(standard(tmp_path / "b.fits", **hubble)))
+    stated = read_cutout(standard(tmp_path / "c.fits"), psf=fine / fine.sum(), psf_fwhm=0.1)
+    assert "OVERSAMP" in stated.notes[0]
 
 
 def test_resampling_conserves_flux():

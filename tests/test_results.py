@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import astropy.constants as const
 import astropy.units as u
@@ -19,15 +20,18 @@ from astropy.wcs import WCS
 
 from lensnb.core import InputError, LensnbError
 from lensnb.inference.analyse.figures import figure_corner, figure_fit
+from lensnb.inference.analyse.instrument import linear_wcs
 from lensnb.inference.analyse.results import (
+    brightness_unit,
     connected,
     derived_parameters,
     einstein_mass,
     known_truth,
-    linear_wcs,
     north_east,
     position_angle,
     quoted,
+    source_wcs,
+    standard_unit,
     summary_table,
     write_model,
     write_posterior,
@@ -204,11 +208,45 @@ def test_images_keep_their_coordinates(tmp_path):
         source = np.ones((9, 7)), linear_wcs((9, 7), 0.03, (1.0, -2.0)), "nJy/arcsec2"
         write_model(tmp_path / "model.fits", {"MODEL": (np.full((60, 80), np.nan), wcs, "nJy"), "SOURCE": source})
         with fits.open(tmp_path / "model.fits") as hdus:
-            assert [hdu.header.get("BUNIT") for hdu in hdus[1:]] == ["nJy", "nJy/arcsec2"]
+            assert [u.Unit(hdu.header["BUNIT"]) for hdu in hdus[1:]] == [u.nJy, u.nJy / u.arcsec**2]
             here, there = wcs.pixel_to_world(10, 20), WCS(hdus["MODEL"].header).pixel_to_world(10, 20)
             assert here.separation(SkyCoord(there).transform_to(here.frame)).arcsec < 1e-4, name
             places = WCS(hdus["SOURCE"].header).wcs_pix2world([[3, 4], [4, 4]], 0)
             np.testing.assert_allclose(places, [[1.0, -2.0], [1.03, -2.0]], atol=1e-9)
+
+
+@pytest.mark.parametrize("text, unit", [
+    ("ELECTRONS/S", u.electron / u.s), ("electron/s", u.electron / u.s), ("MJy/sr", u.MJy / u.sr), ("counts", u.ct),
+    ("COUNTS/S", u.ct / u.s), ("e-/s", u.electron / u.s), ("cps", u.ct / u.s), ("uJy", u.uJy), ("microjansky", u.uJy),
+    ("10.0*nJy", 10 * u.nJy), ("", u.dimensionless_unscaled)])
+def test_units_as_telescopes_spell_them(text, unit):
+    assert standard_unit(text) == unit
+
+
+def test_units_of_the_source():
+    assert brightness_unit("lumps", 0.1) == (1.0, "(lumps) arcsec-2") and brightness_unit("", 0.1) == (1.0, "")
+    for text, factor, unit in (("MJy/sr", 0.01, u.MJy / u.sr), ("Jy/arcsec2", 0.01, u.Jy / u.arcsec**2),
+                               ("ELECTRONS/S", 1.0, u.electron / u.s / u.arcsec**2)):
+        found, name = brightness_unit(text, 0.1)
+        assert found == pytest.approx(factor) and u.Unit(name) == unit
+
+
+@pytest.mark.parametrize("sky", [name for name in SKIES if name != "a cube's"])
+def test_the_source_lies_behind_the_image(sky):
+    """A source pixel is where an image pixel with the same x and y is on the sky."""
+    wcs = SKIES[sky]()
+    cutout = SimpleNamespace(wcs=wcs, shape=(60, 80), pixel_scale=0.05, origin=(0.0, 0.0))
+    plane = source_wcs(cutout, (30, 20), 0.02, (0.4, -0.3))
+    for column, row in ((0, 0), (19, 29), (9.5, 14.5), (3, 20)):
+        x, y = 0.4 + (column - 9.5) * 0.02, -0.3 + (row - 14.5) * 0.02
+        there = wcs.celestial.pixel_to_world(39.5 + x / 0.05, 29.5 + y / 0.05)
+        assert plane.pixel_to_world(column, row).separation(there).arcsec < 2e-4
+
+
+def test_a_source_without_sky_is_in_arcsec():
+    cutout = SimpleNamespace(wcs=linear_wcs((60, 80), 0.05), shape=(60, 80), pixel_scale=0.05, origin=(0.1, 0.0))
+    plane = source_wcs(cutout, (9, 7), 0.03, (1.0, -2.0))
+    np.testing.assert_allclose(plane.wcs_pix2world([[3, 4], [4, 4]], 0), [[1.1, -2.0], [1.13, -2.0]], atol=1e-9)
 
 
 # ---- truth

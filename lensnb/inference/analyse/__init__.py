@@ -14,13 +14,13 @@ from .model import lens_names, make_lens
 from .optimum import Optimum, find_optimum
 from .quick import Quick, effective_draws, quick_posterior
 from .refine import model_choices, model_spread, refine
-from .results import derived_parameters, known_truth, linear_wcs, north_east, summary_table
-from .results import write_model, write_posterior, write_summary
+from .results import brightness_unit, derived_parameters, known_truth, north_east, source_wcs
+from .results import summary_table, write_model, write_posterior, write_summary
 
 # %% ../../../nbs/inference/analyse/index.ipynb #index-04
 __all__ = [
-    "Cutout", "Inversion", "LensLight", "Optimum", "Quick", "derived_parameters", "effective_draws", "figure_corner",
-    "figure_fit", "find_optimum", "fit_lens_light", "invert", "known_truth", "lens_names", "linear_wcs", "make_lens", "model_choices",
-    "model_spread", "north_east", "quick_posterior", "read_cutout", "refine", "summary_table", "write_model",
+    "Cutout", "Inversion", "LensLight", "Optimum", "Quick", "brightness_unit", "derived_parameters", "effective_draws", "figure_corner",
+    "figure_fit", "find_optimum", "fit_lens_light", "invert", "known_truth", "lens_names", "make_lens", "model_choices",
+    "model_spread", "north_east", "quick_posterior", "read_cutout", "refine", "source_wcs", "summary_table", "write_model",
     "write_posterior", "write_summary",
 ]

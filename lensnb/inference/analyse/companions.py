@@ -16,7 +16,7 @@ from .checks import CONTRADICTED, Sky, check_noise, check_photons, correlated, o
 from .checks import read_noise, sky_and_photons
 from .files import NOISE, Plane, as_image, choose_other, read_role
 from .instrument import EXPOSURE_KEYWORDS, electrons_a_unit
-from .instrument import gaussian_stand_in, prepare_psf, psf_sampling
+from .instrument import gaussian_stand_in, prepare_psf, psf_sampling, wider_than_usual
 
 # %% ../../../nbs/inference/analyse/companions.ipynb #companions-07
 def same_shape(
@@ -47,13 +47,13 @@ def find_mask(
     "The mask at `path`, or else among `planes`."
     if path is not None:
         plane, _ = read_role(path, ("mask",), "mask", band)
-        return same_shape(excluded(plane), data, "mask", plane.source), ()
+        return same_shape(excluded(plane), data, "mask", plane.source), plane.notes
     found = choose_other(planes, ("mask",), band)
     if found is None:
         return np.zeros(data.shape, bool), ()
     flags, name = same_shape(excluded(found[0]), data, "mask", found[0].source), found[0].source
     if flags.mean() <= 0.5:
-        return flags, ()
+        return flags, found[0].notes
     return np.zeros(data.shape, bool), (
         f"{name} would exclude {flags.mean():.0%} of the pixels and is left out; give mask= to use it nevertheless.",)
 
@@ -114,14 +114,14 @@ def find_noise(
     noise = read_noise(values, kind, name)
     if noise is None:
         noise, words = estimated_noise(data, sky, electrons, name)
-        return noise, (f"{name} is zero or undefined in most pixels, so the noise was estimated {words}.",)
+        return noise, (*found[0].notes, f"{name} is zero or undefined in most pixels, so the noise was estimated {words}.")
     if kind == "weight" and is_exposure(found[0], values, sky, plane.keyword(*EXPOSURE_KEYWORDS)):
         noise, words = estimated_noise(data, sky, electrons, name, np.nan_to_num(values))
-        return noise, (f"{name} holds exposure times; the noise was estimated {words}, and scaled with them.",)
+        return noise, (*found[0].notes, f"{name} holds exposure times; the noise was estimated {words}, and scaled with them.")
     empty = int((np.isnan(noise) & ~np.isnan(data)).sum()) if kind == "sd" else 0
     noise, notes = check_noise(data, noise, sky, electrons)
     noise, more = check_photons(data, noise, sky, electrons)
-    return noise, notes + more + ((f"{empty} pixels whose noise is zero or undefined are excluded.",) if empty else ())
+    return noise, found[0].notes + notes + more + ((f"{empty} pixels whose noise is zero or undefined are excluded.",) if empty else ())
 
 # %% ../../../nbs/inference/analyse/companions.ipynb #companions-15
 def find_psf(
@@ -140,7 +140,10 @@ def find_psf(
     if found is None:
         return gaussian_stand_in(plane, band, pixel_scale, shape, fwhm)
     values, sampling = as_image(found[0]).astype(np.float64), psf_sampling(found[0], pixel_scale)
-    psf, notes = prepare_psf(values, sampling, pixel_scale, shape, found[0].source)
+    psf, notes = prepare_psf(values, sampling or pixel_scale, pixel_scale, shape, found[0].source)
+    notes = found[0].notes + notes
+    if sampling is None:
+        notes += wider_than_usual(psf, plane, band, pixel_scale, fwhm, found[0].source)
     if fwhm is not None:
         notes += (f"psf_fwhm = {fwhm:g} arcsec is not used, since there is an image of the PSF.",)
     return psf, notes

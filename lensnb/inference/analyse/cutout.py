@@ -161,6 +161,7 @@ def read_cutout(
     own_band = own_band or next((f for f in filters if f and not f.upper().startswith("CLEAR")), "")
     pixels = as_image(plane)
     pixel_scale, wcs, notes = field_coordinates(plane, pixels.shape, pixel_scale)
+    notes = plane.notes + notes
     check_size(pixels.shape, pixel_scale, plane.source)
 
     missing = missing_pixels(pixels, plane.source)

@@ -31,6 +31,7 @@ def figure_fit(
     caustics=(),    # where they lie in the source plane
     excluded=None,  # (ny, nx) True where a pixel was not fitted: outlined in the residual
     unit="flux",    # of the data, for the colour bars
+    source_unit="flux / arcsec2",  # of the source
     north=None,     # position angle of north, counter-clockwise from up [rad]: draws a compass
     mirrored=False,  # True where east lies clockwise from north
 ):                  # -> figure
@@ -54,7 +55,7 @@ def figure_fit(
     show_image(axes[1, 1], arcs, pixel_scale, title="modelled arcs, critical curves", **faint)
     show_curves(axes[1, 1], curves, color=COLORS[5])
     show_image(axes[1, 2], source, source_scale, title="source, caustics", center=source_center, labels=False,
-               unit=f"{unit} / arcsec$^2$")
+               unit=source_unit)
     show_curves(axes[1, 2], caustics, color=COLORS[5])
     for ax in axes.flat:
         ax.set(xlabel="x [arcsec]", ylabel="y [arcsec]")
