@@ -17,7 +17,7 @@ from lensnb.core import InputError
 from lensnb.simulator.grid import bin_pixels, pixel_grid
 from lensnb.simulator.lens import Lens, critical_curves
 from lensnb.simulator.light import PixelatedLight, Sersic
-from lensnb.simulator.light.sersic import sersic_bn
+from lensnb.simulator.half_light import sersic_bn
 from lensnb.simulator.mass import EPL, NIE, SIE, Shear
 from lensnb.simulator.noise import GaussianLikelihood, SkyPoissonNoise
 from lensnb.simulator.prior import Prior

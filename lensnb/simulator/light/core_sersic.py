@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from ...core import Scalar, parameter
 from .gaussian import squared_radius
-from .sersic import LightProfile, sersic_bn
+from ..half_light import sersic_bn
+from .sersic import LightProfile
 
 # %% ../../../nbs/simulator/light/core_sersic.ipynb #core_sersic-07
 class CoreSersic(LightProfile):

@@ -20,9 +20,10 @@ from .pixelated_convergence import PixelatedConvergence
 from .pixelated_potential import PixelatedPotential
 from .point import PointMass
 from .powerlaw import EPL
+from .sersic import SersicMass
 from .sis import SIS
 from .truncated import TNFW
 
 # %% ../../../nbs/simulator/mass/index.ipynb #index-04
 __all__ = ["EPL", "NFW", "NIE", "SIE", "SIS", "TNFW", "EllipticalNFW", "Halos", "Hernquist", "MassProfile", "MassSheet", "Multipole",
-           "PixelatedConvergence", "PixelatedPotential", "PointMass", "PseudoJaffe", "RadialProfile", "Shear"]
+           "PixelatedConvergence", "PixelatedPotential", "PointMass", "PseudoJaffe", "RadialProfile", "SersicMass", "Shear"]

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from ...core import Scalar, parameter, safe_sqrt
+from ..cosmology import Cosmology
 from .base import MassProfile, centred
 from .gauss import angular_part, deflection_change, elliptical, scaled
+from .sis import dispersion_einstein_radius
 
 # %% ../../../nbs/simulator/mass/isothermal.ipynb #isothermal-09
 def sie_parts(x, y, e1, e2):
@@ -38,6 +40,11 @@ class SIE(MassProfile):
     e2: Scalar = parameter(lower=-1.0, upper=1.0, exclusive=True, default=0.0)
     center_x: Scalar = parameter(unit="arcsec", default=0.0)
     center_y: Scalar = parameter(unit="arcsec", default=0.0)
+
+    @classmethod
+    def from_velocity_dispersion(cls, sigma_v, z_l, z_s, cosmology: Cosmology, **shape) -> "SIE":
+        "The ellipsoid whose round twin has velocity dispersion `sigma_v` [km/s] at `z_l` before a source at `z_s`."
+        return cls(dispersion_einstein_radius(sigma_v, z_l, z_s, cosmology), **shape)
 
     def potential(self, x, y):
         "Potential [arcsec^2]: `x . alpha`, as for every isothermal lens."
