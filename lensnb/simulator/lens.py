@@ -14,9 +14,12 @@ from contourpy import contour_generator
 from jaxtyping import Array, Float
 
 from ..core import InputError, Scalar
+from .cosmology import Cosmology
 from .grid import pixel_grid
+from .images import Images, centres_of, find_images, inverse_magnification
 from .mass.base import MassProfile
-from .multiplane import MultiPlane, inverse_magnification
+from .mass.halos import Halos
+from .multiplane import DELAY, MultiPlane
 
 # %% ../../nbs/simulator/lens.ipynb #lens-05
 class Lens(eqx.Module):
@@ -24,7 +27,15 @@ class Lens(eqx.Module):
     profiles: tuple[MassProfile, ...] = eqx.field(converter=tuple)
     z_l: Scalar | None = eqx.field(default=None, converter=lambda z: None if z is None else jnp.asarray(z, dtype=float))
     z_s: Scalar | None = eqx.field(default=None, converter=lambda z: None if z is None else jnp.asarray(z, dtype=float))
-    cosmology: eqx.Module | None = None
+    cosmology: Cosmology | None = None
+
+    def __check_init__(self):
+        z_l, z_s = (None if z is None or isinstance(z, jax.core.Tracer) else np.asarray(z) for z in (self.z_l, self.z_s))
+        for name, z in (("z_l", z_l), ("z_s", z_s)):
+            if z is not None and not np.all(np.isfinite(z) & (z > 0)):
+                raise InputError(f"Lens: {name} = {z} is outside its range; give a finite redshift above 0.")
+        if z_l is not None and z_s is not None and not np.all(z_l < z_s):
+            raise InputError(f"Lens: z_l = {z_l} is outside its range, above 0 and below z_s = {z_s}: the source is behind the lens.")
 
     def deflection(self, x, y) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         "Total deflection [arcsec], of the broadcast shape of `x` and `y`."
@@ -53,11 +64,40 @@ class Lens(eqx.Module):
         "Signed magnification; infinite on critical curves."
         return 1 / self.inverse_magnification(x, y)
 
+    def fermat_potential(self, x, y, beta_x, beta_y) -> Float[Array, "..."]:
+        "Half the squared detour minus the potential [arcsec^2]: stationary at the images."
+        x, y, bx, by = (jnp.asarray(a, dtype=float) for a in (x, y, beta_x, beta_y))
+        return ((x - bx) ** 2 + (y - by) ** 2) / 2 - self.potential(x, y)
+
+    def measured(self, number: str, purpose: str) -> Scalar:
+        "A `number` of the cosmology for these redshifts; NaN where a traced source is not behind; InputError without them."
+        if self.z_l is None or self.z_s is None or self.cosmology is None:
+            raise InputError(f"Lens: give z_l, z_s and a cosmology {purpose}.")
+        behind = (self.z_l > 0) & (self.z_l < self.z_s)
+        z_l, z_s = jnp.where(behind, self.z_l, 0.5), jnp.where(behind, self.z_s, 1.0)
+        return jnp.where(behind, getattr(self.cosmology, number)(z_l, z_s), jnp.nan)
+
+    def delay_scale(self) -> Scalar:
+        "Delay of one arcsec^2 of Fermat potential [days]; raises InputError without redshifts and cosmology."
+        return DELAY * self.measured("time_delay_distance", "to turn potentials into delays")
+
+    def arrival_time(self, x, y, beta_x, beta_y) -> Float[Array, "..."]:
+        "Excess arrival time [days] over an unlensed ray, up to what all images of a source share; raises InputError without redshifts."
+        return self.delay_scale() * self.fermat_potential(x, y, beta_x, beta_y)
+
     def critical_surface_density(self) -> Scalar:
         "Critical surface density [Msun / Mpc^2]; raises InputError without redshifts and cosmology."
-        if self.z_l is None or self.z_s is None or self.cosmology is None:
-            raise InputError("Lens: give z_l, z_s and a cosmology to turn angles into masses.")
-        return self.cosmology.critical_surface_density(self.z_l, self.z_s)
+        return self.measured("critical_surface_density", "to turn angles into masses")
+
+    def solve(self, beta_x, beta_y, max_images: int = 5, **options) -> Images:
+        "All images by arrival time [days after the first; NaN without redshifts and cosmology]; options as for `find_images`."
+        centres, holes = centres_of(self.profiles)
+        levels = 4 if any(isinstance(profile, Halos) for profile in self.profiles) else 2
+        options = {"centres": centres, "holes": holes, "levels": levels, **options}
+        images = find_images(self.ray_shoot, beta_x, beta_y, max_images, self.fermat_potential, **options)
+        unknown = self.z_l is None or self.z_s is None or self.cosmology is None
+        days = images.arrival_time * (jnp.nan if unknown else self.delay_scale())
+        return eqx.tree_at(lambda i: i.arrival_time, images, days)
 
 # %% ../../nbs/simulator/lens.ipynb #lens-07
 def critical_curves(
