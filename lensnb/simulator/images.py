@@ -50,8 +50,8 @@ def fence(tree, near):
 def shoot(ray_shoot, x, y, bx, by) -> Rays:
     "Rays from `x`, `y`, of one shape, for a source at `(bx, by)`."
     one, zero = jnp.ones_like(x), jnp.zeros_like(x)
-    (sx, sy), (xx, yx) = jax.jvp(ray_shoot, (x, y), (one, zero))
-    _, (xy, yy) = jax.jvp(ray_shoot, (x, y), (zero, one))
+    (sx, sy), slopes = jax.linearize(ray_shoot, x, y)
+    (xx, yx), (xy, yy) = slopes(one, zero), slopes(zero, one)
     return fence(Rays(x, y, sx - bx, sy - by, xx, xy, yx, yy), bx)
 
 def inverse_magnification(ray_shoot, x, y) -> Float[Array, "..."]:
@@ -73,9 +73,8 @@ def nearest_edge(quad, near):
         length = ex**2 + ey**2
         t = jnp.clip(-(a.miss_x * ex + a.miss_y * ey) / jnp.where(length == 0, 1.0, length), 0.0, 1.0)
         distance = (a.miss_x + t * ex) ** 2 + (a.miss_y + t * ey) ** 2
-        least, x, y, t, distance = fence((least, x, y, t, distance), near)
         closer = distance < least
-        least = jnp.where(closer, distance, least)
+        least = fence(jnp.where(closer, distance, least), near)
         x, y = jnp.where(closer, a.x + t * (b.x - a.x), x), jnp.where(closer, a.y + t * (b.y - a.y), y)
     return fence((least, x, y), near)
 
