@@ -229,10 +229,12 @@ class Images(eqx.Module):
 
 def implicit(ray_shoot, x, y, slopes: Rays, bx, by):
     "Images `x`, `y`, unchanged to rounding, with their first and second derivatives; `slopes` of the map there."
-    for _ in range(2):
-        sx, sy = ray_shoot(x, y)
-        move_x, move_y = Rays(x, y, sx - bx, sy - by, slopes.xx, slopes.xy, slopes.yx, slopes.yy).step()
-        x, y = x + move_x, y + move_y
+    def newton(at, _):  # as a loop, it is compiled once and apart from what follows
+        sx, sy = ray_shoot(*at)
+        move_x, move_y = Rays(*at, sx - bx, sy - by, slopes.xx, slopes.xy, slopes.yx, slopes.yy).step()
+        return (at[0] + move_x, at[1] + move_y), None
+
+    (x, y), _ = jax.lax.scan(newton, (x, y), length=2)
     return x, y
 
 # %% ../../nbs/simulator/images.ipynb #images-18
