@@ -101,13 +101,12 @@ def bending(quad, near):
     return error, ~simple
 
 class Verdict(eqx.Module):
-    "What is known of cells: hit, within reach but doubtful (and how likely), where to start from, and how far to trust it."
-    hit: Bool[Array, " cells"]
-    rank: Float[Array, " cells"]  # of the doubtful: 1 if hit, less the farther off; -1 for all others
+    "What is known of cells: how likely they hold an image, whether they may fold, where to start from, how far to trust it."
+    likely: Float[Array, " cells"]   # 1 if hit, less the farther off, -1 if out of reach
+    doubtful: Bool[Array, " cells"]
     x: Float[Array, " cells"]
     y: Float[Array, " cells"]
-    size: Float[Array, " cells"]  # [arcsec]
-    reached: Bool[Array, " cells"]
+    size: Float[Array, " cells"]     # [arcsec]
 
 def judge(quad, near, valid=True) -> Verdict:
     "The verdict on cells given as the rays of their four corners, each (cells,)."
@@ -120,7 +119,7 @@ def judge(quad, near, valid=True) -> Verdict:
     ratio = jnp.where(hit, 0.0, least / jnp.where(error == 0, 1.0, error))
     reached = (hit | ((ratio <= 4.0) & (error > 0))) & valid  # within twice the error
     size = jnp.sqrt(functools.reduce(jnp.maximum, [(a.x - b.x) ** 2 + (a.y - b.y) ** 2 for a, b in (quad[::2], quad[1::2])]))
-    return Verdict(hit & valid, jnp.where(reached & doubtful, 1 / (1 + ratio), -1.0), x, y, size, reached)
+    return Verdict(jnp.where(reached, 1 / (1 + ratio), -1.0), doubtful, x, y, size)
 
 # %% ../../nbs/simulator/images.ipynb #images-11
 def lattice(rows: int, columns: int, offset: int = 0):
@@ -141,7 +140,7 @@ def extent(ray_shoot, bx, by, circles: int = 23, angles: int = 12) -> Scalar:
     "How far from the source its images can be [arcsec]: the outermost circle within reach."
     radii = 2.0 ** jnp.linspace(-12.0, 10.0, circles, dtype=bx.dtype)
     rays = shoot(ray_shoot, *rings(bx, by, radii, angles), bx, by)
-    reached = judge(take(rays, lattice(circles, angles + 1)), bx).reached
+    reached = judge(take(rays, lattice(circles, angles + 1)), bx).likely > 0
     return jnp.max(jnp.where(jnp.any(reached.reshape(circles - 1, angles), 1), radii[1:], radii[0]))
 
 def cover(bx, by, half, centres, n: int):
@@ -167,10 +166,10 @@ def divide(quad, m: int = 4):
     return [a.ravel() for a in nodes], [(first + c[None]).ravel() for c in lattice(m + 1, m + 1)]
 
 def sift(quad, verdict: Verdict, keep: int, starts: int):
-    "The `keep` most doubtful cells, (corners, valid), what Newton would start from there, and `starts` starts from other hits."
-    best, which = jax.lax.top_k(verdict.rank, keep)
-    kept = jnp.zeros(verdict.hit.shape, bool).at[which].set(best > 0)
-    score, other = jax.lax.top_k(jnp.where(verdict.hit & ~kept, 1.0, -1.0).astype(best.dtype), starts)
+    "The `keep` most likely of doubtful cells, (corners, valid), what Newton would start from there, and `starts` starts from others."
+    best, which = jax.lax.top_k(jnp.where(verdict.doubtful, verdict.likely, -1.0), keep)
+    kept = jnp.zeros(verdict.likely.shape, bool).at[which].set(best > 0)
+    score, other = jax.lax.top_k(jnp.where(kept, -1.0, verdict.likely), starts)
     start = lambda at, ok: (verdict.x[at], verdict.y[at], verdict.size[at], ok)
     return ([(a.x[which], a.y[which]) for a in quad], best > 0), start(which, best > 0), start(other, score > 0)
 
@@ -178,13 +177,13 @@ def candidates(ray_shoot, bx, by, half, centres, n, keep, levels):
     "Where Newton starts: x, y, how far to trust it [arcsec], and whether there is anything."
     (x, y), corners = cover(bx, by, half, centres, n)
     quad = take(shoot(ray_shoot, x, y, bx, by), corners)
-    doubtful, start, other = sift(quad, judge(quad, bx), keep, 16)
+    doubtful, start, other = sift(quad, judge(quad, bx), keep, 24)
 
     def level(carry, _):
         (cells, valid), _ = carry
         (x, y), corners = divide(cells)
         quad = take(shoot(ray_shoot, x, y, bx, by), corners)
-        doubtful, start, other = sift(quad, judge(quad, bx, jnp.repeat(valid, 16)), keep, 16)
+        doubtful, start, other = sift(quad, judge(quad, bx, jnp.repeat(valid, 16)), keep, 24)
         return (doubtful, start), other
 
     (_, start), others = jax.lax.scan(level, (doubtful, start), length=levels)
