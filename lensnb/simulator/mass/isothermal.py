@@ -62,7 +62,9 @@ def real_parts(x, y, e1, e2):
     direction = (1 - E * s) * w[0] + E * d * mirrored[0], (1 - E * s) * w[1] + E * d * mirrored[1]
     return *direction, *times(u, (s * w[0] - d * mirrored[0], s * w[1] - d * mirrored[1]))
 
-real_parts.defjvp(lambda primals, tangents: (real_parts(*primals), jax.jvp(series_parts, primals, tangents)[1]))
+@real_parts.defjvp
+def _real_parts_jvp(primals, tangents):
+    return real_parts(*primals), jax.jvp(series_parts, primals, tangents)[1]
 
 # %% ../../../nbs/simulator/mass/isothermal.ipynb #isothermal-09
 def sie_parts(x, y, e1, e2):
