@@ -6,7 +6,9 @@ SHELL := /bin/sh
 PYTHON ?= $(shell .venv/bin/python -c 'print(".venv/bin/python")' 2>/dev/null || echo python3)
 SCALE ?= cpu
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.jax_cache
-export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0.1
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
+# NumPyro walks sets of names: only with one order of them does a program compiled once serve every process.
+export PYTHONHASHSEED ?= 0
 
 given = $(filter command line,$(origin $(1)))
 INSTALL = tools/install.py $(if $(ACCELERATOR),--accelerator "$(ACCELERATOR)") $(if $(call given,PYTHON),--this-python)

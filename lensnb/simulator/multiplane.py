@@ -16,6 +16,7 @@ from astropy import constants, units
 from jaxtyping import Array, Bool, Float
 
 from ..core import InputError, Scalar
+from .batch import scan_ahead
 from .images import Images, centres_of, find_images, inverse_magnification
 from .mass.base import MassProfile
 from .mass.halos import Halos
@@ -120,7 +121,7 @@ class MultiPlane(eqx.Module):
         ray = Ray((x, y), (x, y), (zero, zero), zero, zero)
         steps = [plane_steps(profiles, *c) for (_, profiles), *c in zip(self.planes, *self.coefficients())]
         for run in joined(list(itertools.chain(*steps))):
-            ray, _ = jax.lax.scan(jax.checkpoint(lambda ray, step: (climb(ray, step, timed), None)), ray, run)
+            ray, _ = scan_ahead(jax.checkpoint(lambda ray, step: (climb(ray, step, timed), None)), ray, run)
         return ray
 
     def traced(self, x, y, timed: bool = False) -> Ray:

@@ -9,6 +9,7 @@ __all__ = ['Prior']
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import numpyro.distributions as dist
 from jaxtyping import Array, Float
 from numpyro.distributions.transforms import biject_to
@@ -35,32 +36,27 @@ class Prior(eqx.Module):
 
     def log_prob(self, theta: Float[Array, " d"]) -> Scalar:
         "Log-density at `theta`; minus infinity outside the support."
-        self._check(theta)
-        terms = []
-        for name, value in zip(self.names, theta):
-            d = self.distributions[name]
+        def term(d, value):
             inside = d.support(value)
-            terms.append(jnp.where(inside, d.log_prob(jnp.where(inside, value, d.mean)), -jnp.inf))
-        return jnp.stack(terms).sum()
+            return jnp.where(inside, d.log_prob(jnp.where(inside, value, d.mean)), -jnp.inf)
+
+        return self._each(term, theta).sum()
 
     def unconstrain(self, theta: Float[Array, " d"]) -> Float[Array, " d"]:
         "From the support to the real line, parameter by parameter."
-        self._check(theta)
-        return jnp.stack([biject_to(self.distributions[n].support).inv(v) for n, v in zip(self.names, theta)])
+        return self._each(lambda d, value: biject_to(d.support).inv(value), theta)
 
     def constrain(self, z: Float[Array, " d"]) -> Float[Array, " d"]:
         "From the real line to the support."
-        self._check(z)
-        return jnp.stack([biject_to(self.distributions[n].support)(v) for n, v in zip(self.names, z)])
+        return self._each(lambda d, value: biject_to(d.support)(value), z)
 
     def log_jacobian(self, z: Float[Array, " d"]) -> Scalar:
         "Log of the volume element `|d theta / d z|`."
-        self._check(z)
-        terms = []
-        for name, value in zip(self.names, z):
-            transform = biject_to(self.distributions[name].support)
-            terms.append(transform.log_abs_det_jacobian(value, transform(value)))
-        return jnp.stack(terms).sum()
+        def term(d, value):
+            transform = biject_to(d.support)
+            return transform.log_abs_det_jacobian(value, transform(value))
+
+        return self._each(term, z).sum()
 
     def log_prob_unconstrained(self, z: Float[Array, " d"]) -> Scalar:
         "Log-density of `z`, the Jacobian included."
@@ -70,6 +66,16 @@ class Prior(eqx.Module):
         "The parameters by name."
         return {name: theta[..., i] for i, name in enumerate(self.names)}
 
-    def _check(self, theta):
-        if theta.shape != (len(self.names),):
-            raise InputError(f"Prior: theta has shape {theta.shape}; it needs the {len(self.names)} of {self.names}.")
+    def _each(self, function, values):
+        "`function(distribution, value)` for each parameter; those of one kind in one batch, a program a third as long."
+        if values.shape != (len(self.names),):
+            raise InputError(f"Prior: theta has shape {values.shape}; it needs the {len(self.names)} of {self.names}.")
+        kinds, parts, order = {}, [], []
+        for place, name in enumerate(self.names):
+            kinds.setdefault(jax.tree.structure(self.distributions[name]), []).append(place)
+        for places in kinds.values():
+            alike = [self.distributions[self.names[place]] for place in places]
+            batch = jax.tree.map(lambda *leaves: jnp.stack([jnp.asarray(leaf) for leaf in leaves]), *alike)
+            parts.append(jax.vmap(function)(batch, values[np.array(places)]))
+            order += places
+        return jnp.concatenate(parts)[np.argsort(order)]

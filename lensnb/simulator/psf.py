@@ -7,9 +7,9 @@ __all__ = ['gaussian_psf', 'convolve']
 
 # %% ../../nbs/simulator/psf.ipynb #psf-03
 import jax.numpy as jnp
-from jax.scipy.signal import fftconvolve
 from jax.scipy.special import erf
 from jaxtyping import Array, Float
+from scipy.fft import next_fast_len
 
 from ..core import InputError
 
@@ -33,4 +33,7 @@ def convolve(
     psf: Float[Array, "ky kx"],  # odd sides
 ) -> Float[Array, "ny nx"]:
     "Convolution with the PSF; nothing shines in from beyond the field."
-    return fftconvolve(image, psf, mode="same")
+    # the product of two spectra, on a grid of sides that Fourier transforms like
+    grown = [next_fast_len(a + b - 1) for a, b in zip(image.shape, psf.shape)]
+    spread = jnp.fft.irfft2(jnp.fft.rfft2(image, grown) * jnp.fft.rfft2(psf, grown), grown)
+    return spread[psf.shape[0] // 2:, psf.shape[1] // 2:][:image.shape[0], :image.shape[1]]

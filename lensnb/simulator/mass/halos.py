@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core import InputError, check_ranges
+from ..batch import scan_ahead
 from .base import MassProfile, check_ellipse
 
 # %% ../../../nbs/simulator/mass/halos.ipynb #halos-05
@@ -60,7 +61,7 @@ class Halos(MassProfile):
         def add(total, halos):
             return jax.tree.map(jnp.add, total, weighted_sum(answer, halos.profile, halos.weight)), None
 
-        return jax.lax.scan(jax.checkpoint(add), zero, self.chunks())[0]
+        return scan_ahead(jax.checkpoint(add), zero, self.chunks())[0]
 
     def potential(self, x, y):
         "Potential [arcsec^2] of all halos."

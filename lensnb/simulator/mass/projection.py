@@ -43,11 +43,11 @@ def outer_ladder(x):
     return whole, d**2 * (1 + 2 * d * first), d**4 * (x + 2) ** 2 / 3 + 2 * d**5 * second
 
 # %% ../../../nbs/simulator/mass/projection.ipynb #projection-08
-def inner_ladder(x):
-    "`F`, `E`, `E_2`, `m` and `p` at `x` between 0 and `SEAM`."
+def inner_ladder(x, log=None):
+    "`F`, `E`, `E_2`, `m` and `p` at `x` between 0 and `SEAM`; `log` is `ln(2/x)` for whoever has it."
     u = x**2
     s = jnp.sqrt(1 - u)
-    log = jnp.log(2 / x)
+    log = jnp.log(2 / x) if log is None else log
     g = u / ((1 + s) * (3 + s))
     series = horner([1 / (2 * k + 1) for k in range(7)], g**2)
     whole = (log - 2 * g * series) / s

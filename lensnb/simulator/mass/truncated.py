@@ -17,7 +17,7 @@ from ...core import Scalar, parameter
 from ..cosmology import Cosmology
 from .base import RadialProfile
 from .halo_mass import nfw_scales
-from .projection import enclosed, excess, horner, projection, well
+from .projection import SEAM, enclosed, excess, horner, inner_ladder, outer_ladder, projection, well
 
 # %% ../../../nbs/simulator/mass/truncated.ipynb #truncated-06
 FAR = 2.0  # from here on outwards, the far forms
@@ -38,19 +38,22 @@ def logarithms(x, tau):
     y = x**2 / (2 * tau * (S + tau))
     inside = x < tau
     smaller = jnp.log1p(jnp.where(inside, y, tau * (x + S + tau) / (x * (x + S))))
-    between = jnp.log(x / (2 * tau))
+    between = jnp.log(x) - jnp.log(2 * tau)
     return S, y, jnp.where(inside, smaller, smaller + between), jnp.where(inside, smaller - between, smaller)
 
 def truncated_parts(x, tau):
     "Mean convergence over `4 kappa_s`, with `B`, `S` and `arsinh(tau / x)`."
     S, y, log, b = logarithms(x, tau)
     w, h, i = weights(tau)
-    far = x > FAR
+    far, inside, log_x = x > FAR, x < SEAM, jnp.log(x)
     q = jnp.sqrt(jnp.where(far, x**2 - 1, 1.0))
-    turned = projection(jnp.where(far, x / q, x))
+    # one ladder for `F` and `m`, and one logarithm of x for all
+    near_F, _, _, near_m, _ = inner_ladder(jnp.where(inside, x, SEAM), jnp.log(2.0) - jnp.where(inside, log_x, jnp.log(SEAM)))
+    turned = jnp.where(inside, near_F, outer_ladder(jnp.where(far, x / q, jnp.where(inside, SEAM, x)))[0])
     F = jnp.where(far, jnp.pi / (2 * q) - turned / q**2, turned)
+    m = jnp.where(inside, near_m, (F + log_x - jnp.log(2.0)) / x**2)
     rest = jnp.log(tau) - S * b / tau
-    B = jnp.where(x < tau, enclosed(x) - (b + log1p_ratio(y, log) / 2) / (tau * (S + tau)), (F + rest) / x**2)
+    B = jnp.where(x < tau, m - (b + log1p_ratio(y, log) / 2) / (tau * (S + tau)), (F + rest) / x**2)
     near_mean = h * B + i * (2 * F - jnp.pi / (S + tau))
     far_mass = h * rest + i * (jnp.pi * tau - 2 * turned) - turned / q**2 + jnp.pi * (1 + tau**2) / (2 * q * (S + q) ** 2)
     return w * jnp.where(far & (x >= tau), far_mass / x**2, near_mean), B, S, b
