@@ -12,7 +12,11 @@ from lensnb.simulator.critical import cuts, einstein_radius, enclosed_mass, mean
 from lensnb.simulator.lens import Lens, MultiPlane, critical_curves
 from lensnb.simulator.mass import EPL, NFW, NIE, SIE, SIS, PointMass, Shear
 
-UNIVERSE = FlatLambdaCDM(H0=70.0, Om0=0.3)
+
+def universe():
+    """In the precision of the test that asks."""
+    return FlatLambdaCDM(H0=70.0, Om0=0.3)
+
 
 
 @eqx.filter_jit
@@ -172,13 +176,13 @@ def test_delays_of_two_planes_and_their_images(x64):
 
 
 def test_one_plane_agrees_with_many_and_with_the_closed_form(x64):
-    lens = Lens((SIS(1.0),), 0.5, 2.0, UNIVERSE)
-    many = MultiPlane([(0.5, (SIS(1.0),))], 2.0, UNIVERSE)
+    lens = Lens((SIS(1.0),), 0.5, 2.0, universe())
+    many = MultiPlane([(0.5, (SIS(1.0),))], 2.0, universe())
     x = jnp.array([1.2, -0.8])
     one, other = (plane.arrival_time(x, jnp.zeros(2), 0.2, 0.0) for plane in (lens, many))
     np.testing.assert_allclose(one, other, rtol=1e-10)
     arcsec, days = np.pi / 648000, 86400 * 299792.458 / 3.0856775814913673e19
-    closed = float(UNIVERSE.time_delay_distance(0.5, 2.0)) * 2 * 0.2 * arcsec**2 / days
+    closed = float(universe().time_delay_distance(0.5, 2.0)) * 2 * 0.2 * arcsec**2 / days
     np.testing.assert_allclose(one[1] - one[0], closed, rtol=1e-8)
 
 
@@ -200,15 +204,15 @@ def test_the_cut_of_an_ellipsoid():
     (cut,) = cuts(Lens((SIE(1.0, 0.2),)))
     q = 0.8 / 1.2
     f = np.sqrt(1 - q**2)
-    assert np.abs(cut[:, 0]).max() == pytest.approx(np.sqrt(q) / f * np.arcsinh(f / q), abs=2e-3)
-    assert np.abs(cut[:, 1]).max() == pytest.approx(np.sqrt(q) / f * np.arcsin(f), abs=2e-3)
+    assert np.abs(cut[:, 0]).max() == pytest.approx(np.sqrt(q) / f * np.arctan(f / q), abs=2e-3)
+    assert np.abs(cut[:, 1]).max() == pytest.approx(np.sqrt(q) / f * np.arctanh(f), abs=2e-3)
 
 
 def test_mass_in_the_ring(x64):
-    lens = Lens((SIE(1.0, 0.2),), 0.5, 2.0, UNIVERSE)
-    side = float(UNIVERSE.angular_diameter_distance(0.5)) * np.pi / 648000
-    assert float(enclosed_mass(Lens((SIS(1.0),), 0.5, 2.0, UNIVERSE), 1.0)) == pytest.approx(
-        np.pi * side**2 * float(UNIVERSE.critical_surface_density(0.5, 2.0)), rel=1e-12)
+    lens = Lens((SIE(1.0, 0.2),), 0.5, 2.0, universe())
+    side = float(universe().angular_diameter_distance(0.5)) * np.pi / 648000
+    assert float(enclosed_mass(Lens((SIS(1.0),), 0.5, 2.0, universe()), 1.0)) == pytest.approx(
+        np.pi * side**2 * float(universe().critical_surface_density(0.5, 2.0)), rel=1e-12)
     r, phi = np.meshgrid((np.arange(400) + 0.5) / 400, (np.arange(400) + 0.5) * 2 * np.pi / 400)
     kappa = np.mean(lens.convergence(jnp.asarray(r * np.cos(phi)), jnp.asarray(r * np.sin(phi))) * 2 * r)
     assert float(mean_convergence(lens, 1.0)) == pytest.approx(float(kappa), rel=1e-5)
@@ -224,13 +228,13 @@ def test_a_source_in_front_is_refused_and_traced_it_is_nan():
     with pytest.raises(InputError, match="z_l = 2.0 .* below z_s = 0.5"):
         Lens((SIS(1.0),), 2.0, 0.5)
     with pytest.raises(InputError, match="z_s = 0.4"):
-        MultiPlane([(0.5, (SIS(1.0),))], 0.4, UNIVERSE)
+        MultiPlane([(0.5, (SIS(1.0),))], 0.4, universe())
     with pytest.raises(InputError, match="give z_l, z_s and a cosmology"):
         Lens((SIS(1.0),)).arrival_time(1.0, 0.0, 0.1, 0.0)
 
     @jax.jit
     def traced(z_l):
-        lens = Lens((SIS(1.0),), z_l, 0.5, UNIVERSE)
+        lens = Lens((SIS(1.0),), z_l, 0.5, universe())
         return lens.arrival_time(1.0, 0.0, 0.1, 0.0), lens.critical_surface_density()
 
     assert np.isnan(traced(2.0)).all() and np.isnan(traced(0.5)).all() and np.isfinite(traced(0.3)).all()

@@ -67,7 +67,7 @@ def einstein_radius(
 
 def mean_convergence(lens, radius, center_x=0.0, center_y=0.0, n: int = 256) -> Float[Array, ""]:
     "Mean convergence of a `Lens` inside a circle of `radius` [arcsec]: by Gauss, from the deflection on its rim."
-    phi = jnp.arange(n) * (2 * jnp.pi / n)
+    phi = jnp.linspace(0.0, 2 * jnp.pi, n, endpoint=False)
     ax, ay = lens.deflection(center_x + radius * jnp.cos(phi), center_y + radius * jnp.sin(phi))
     return jnp.mean(ax * jnp.cos(phi) + ay * jnp.sin(phi)) / radius
 
