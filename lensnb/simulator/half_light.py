@@ -64,7 +64,8 @@ def halley_bn(n):
         density = jnp.exp((2 * n - 1) * jnp.log(b) - b - gammaln(2 * n))
         step = (gammainc(2 * n, b) - 0.5) / density
         b = b - step / (1 - step * ((2 * n - 1) / b - 1) / 2)
-    return b
+    # from n = 3 on the expansion is closer than the rounding of an incomplete gamma function in single precision
+    return jnp.where(n > 3, series, b) if b.dtype == jnp.float32 else b
 
 @jax.custom_jvp
 def sersic_bn(n):
