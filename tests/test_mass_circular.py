@@ -21,6 +21,7 @@ from lensnb.simulator.mass.isothermal import SIE
 from lensnb.simulator.mass.projection import enclosed, excess, projection, second_excess, well
 from lensnb.simulator.mass.sersic import SersicMass
 from lensnb.simulator.mass.sis import RADIAN, SIS, dispersion_einstein_radius
+from lensnb.simulator.mass.halos import Halos
 from lensnb.simulator.mass.truncated import TNFW
 
 # Integrals over shells of the density (pseudo-Jaffe, Sérsic: over rings of the convergence) to 40 digits:
@@ -324,3 +325,75 @@ def test_any_shapes_that_broadcast(kind):
     x, y = jnp.linspace(-1.0, 1.0, 4)[None, :], jnp.linspace(-1.0, 1.0, 3)[:, None]
     assert lens.potential(x, y).shape == lens.deflection(x, y)[0].shape == lens.convergence(x, y).shape == (3, 4)
     assert lens.potential(1, 0).shape == ()
+
+
+@jax.jit
+def three_ways(r_s, r_t, x, y):
+    """Deflection of a halo, of the polynomial of its outskirts, and of the prepared halo."""
+    halo = TNFW(0.3, r_s, r_t, 0.2, -0.1)
+    return jnp.stack([jnp.stack(a) for a in (halo.deflection(x, y), halo.prepared().outer_deflection(x, y), halo.prepared().deflection(x, y))])
+
+
+@settings(max_examples=60, deadline=None)
+@given(tau=st.floats(0.02, 300.0), r_s=st.floats(0.01, 3.0), out=st.floats(0.0, 5.0), angle=st.floats(0.0, 6.2))
+def test_outskirts_are_the_same_halo(tau, r_s, out, angle):
+    with jax.enable_x64(True):
+        r = r_s * max(1.0, tau / 3) * (1 + 1e-9) * 10**out * np.array([1.0, 1.7])
+        exact, outer, either = three_ways(r_s, tau * r_s, 0.2 + r * np.cos(angle), -0.1 + r * np.sin(angle))
+        np.testing.assert_allclose(outer, exact, rtol=2e-12, atol=1e-13 * r_s)
+        np.testing.assert_allclose(either, exact, rtol=2e-12, atol=1e-13 * r_s)
+
+
+def test_outskirts_hold_in_single_precision():
+    for tau in (0.05, 1.0, 7.0, 200.0):
+        x = 1.001 * max(0.4, 0.4 * tau / 3) * np.geomspace(1, 1e4, 200)
+        quick = TNFW(0.3, 0.4, 0.4 * tau).prepared()
+        with jax.enable_x64(True):
+            exact = TNFW(0.3, 0.4, 0.4 * tau).deflection(jnp.asarray(np.float32(x), dtype=float), 0.0)[0]
+        np.testing.assert_allclose(quick.outer_deflection(jnp.asarray(x, dtype=float), jnp.zeros(200))[0], exact, rtol=2e-6)
+
+
+def test_a_prepared_halo_is_the_halo_near_and_far_with_its_derivatives(x64):
+    halo = TNFW(0.3, 0.4, 1.0, 0.1, 0.2)
+    near, far = (jnp.array([0.1, 0.3]), jnp.array([0.2, 0.9])), (jnp.array([2.0, 30.0]), jnp.array([-1.0, 4.0]))
+
+    def bent(values, x, y, prepare):
+        one = jax.tree.unflatten(jax.tree.structure(halo), values)
+        return jnp.stack((one.prepared() if prepare else one).deflection(x, y))
+
+    slopes = jax.jit(jax.jacrev(bent, argnums=(0, 1, 2)), static_argnums=3)
+    for x, y in (near, far, tuple(jnp.stack([a[0], b[0]]) for a, b in zip(near, far))):
+        exact, quick = (slopes(jax.tree.leaves(halo), x, y, prepare) for prepare in (False, True))
+        for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(quick)):
+            np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("number, together", [("deflection", 1), ("deflection", 4), ("potential", 1), ("convergence", 4)])
+def test_halos_by_loop_by_vmap_and_in_blocks_are_one_sum(x64, monkeypatch, number, together):
+    monkeypatch.setattr("lensnb.simulator.mass.halos.together", lambda n: min(n, together))
+    rng = np.random.default_rng(4)
+    fields = dict(kappa_s=rng.uniform(0.01, 0.2, 21), r_s=rng.uniform(0.02, 0.3, 21), r_t=np.full(21, 0.4),
+                  center_x=rng.normal(0, 1, 21), center_y=rng.normal(0, 1, 21))
+    weight = rng.integers(0, 3, 21).astype(float)
+    x, y = (jnp.asarray(a) for a in np.meshgrid(np.linspace(-3, 3, 120), np.linspace(-2, 2, 110)))  # more than one block of rays
+    single = jax.jit(lambda row: jnp.stack([getattr(TNFW(**row), number)(x, y)]))
+    one_by_one = sum(w * single({name: value[k] for name, value in fields.items()}) for k, w in enumerate(weight))
+    many = jax.jit(lambda x, y: jnp.stack([getattr(Halos.of(TNFW, chunk=8, weight=weight, **fields), number)(x, y)]))
+    np.testing.assert_allclose(many(x, y), one_by_one, rtol=1e-10, atol=1e-12)
+
+
+def test_derivatives_of_halos_are_those_of_each(x64):
+    kappa, centre = jnp.array([0.1, 0.2, 0.15, 0.3, 0.05]), jnp.array([0.1, -0.2, 0.3, 2.0, -1.5])
+
+    def many(kappa, centre, weight, x):
+        lens = Halos.of(TNFW, kappa_s=kappa, r_s=jnp.full(5, 0.2), r_t=jnp.full(5, 0.5), center_x=centre, weight=weight, chunk=2)
+        return sum(jnp.sum(jnp.sin(a)) for a in lens.deflection(x, 0.3 * x))
+
+    def each(kappa, centre, weight, x):
+        bent = jax.vmap(lambda k, c, w: w * jnp.stack(TNFW(k, 0.2, 0.5, c).deflection(x, 0.3 * x)))(kappa, centre, weight)
+        return jnp.sum(jnp.sin(jnp.sum(bent, axis=0)))
+
+    arguments = kappa, centre, jnp.array([1.0, 0.5, 2.0, 1.0, 1.0]), jnp.array([0.4, -0.1, 3.0])
+    found, expected = (jax.jit(jax.grad(of, (0, 1, 2, 3)))(*arguments) for of in (many, each))
+    for a, b in zip(found, expected):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)

@@ -16,7 +16,7 @@ from astropy import constants, units
 from jaxtyping import Array, Bool, Float
 
 from ..core import InputError, Scalar
-from .batch import scan_ahead
+from .batch import BLOCK, in_blocks, scan_ahead
 from .images import Images, centres_of, find_images, inverse_magnification
 from .mass.base import MassProfile
 from .mass.halos import Halos
@@ -90,7 +90,7 @@ class MultiPlane(eqx.Module):
     planes: tuple = eqx.field(converter=lambda planes: tuple((redshift(z), tuple(profiles)) for z, profiles in planes))
     z_s: Scalar = eqx.field(converter=redshift)
     cosmology: eqx.Module
-    block: int = eqx.field(static=True, default=8192)  # rays traced at a time
+    block: int = eqx.field(static=True, default=BLOCK)  # rays traced at a time
 
     def __check_init__(self):
         z = [z for z, _ in self.planes] + [self.z_s]
@@ -121,17 +121,15 @@ class MultiPlane(eqx.Module):
         ray = Ray((x, y), (x, y), (zero, zero), zero, zero)
         steps = [plane_steps(profiles, *c) for (_, profiles), *c in zip(self.planes, *self.coefficients())]
         for run in joined(list(itertools.chain(*steps))):
+            ready = jax.vmap(lambda profiles: tuple(profile.prepared() for profile in profiles))(run.profiles)
+            run = eqx.tree_at(lambda run: run.profiles, run, ready)
             ray, _ = scan_ahead(jax.checkpoint(lambda ray, step: (climb(ray, step, timed), None)), ray, run)
         return ray
 
     def traced(self, x, y, timed: bool = False) -> Ray:
         "`trace`, a block of rays at a time, for positions that broadcast."
         x, y = jnp.broadcast_arrays(jnp.asarray(x, dtype=self.z_s.dtype), jnp.asarray(y, dtype=self.z_s.dtype))
-        if x.size <= self.block:
-            return self.trace(x, y, timed)
-        fold = lambda a: jnp.pad(a.ravel(), (0, -x.size % self.block)).reshape(-1, self.block)
-        rays = jax.lax.map(jax.checkpoint(lambda xy: self.trace(*xy, timed)), (fold(x), fold(y)))
-        return jax.tree.map(lambda a: a.ravel()[: x.size].reshape(x.shape), rays)
+        return in_blocks(lambda x, y: self.trace(x, y, timed), x, y, self.block)
 
     def ray_shoot(self, x, y) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
         "Where rays from `(x, y)` on the sky meet the source plane: `(beta_x, beta_y)` [arcsec]."

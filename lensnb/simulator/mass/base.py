@@ -48,6 +48,10 @@ class MassProfile(Parametric):
     def convergence(self, x, y) -> Float[Array, "..."]:
         "Surface density in units of the critical one; may be infinite at a singular centre."
 
+    def prepared(self) -> "MassProfile":
+        "The same lens, readied for a great many rays, where that pays."
+        return self
+
 # %% ../../../nbs/simulator/mass/base.ipynb #base-12
 class RadialProfile(MassProfile):
     "A circular lens: three functions of the radius [arcsec] about its centre."
