@@ -50,5 +50,5 @@ lock: ## resolve the requirements into the locks anew (needs uv)
 	@"$(PYTHON)" tools/lock.py
 
 clean: ## remove what builds and tests left behind; results in runs/ and .venv stay
-	@rm -rf build dist _proc _docs *.egg-info .jax_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	@rm -rf build dist _proc _docs *.egg-info .jax_cache .pytest_cache .ruff_cache .hypothesis
 	@find lensnb nbs tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

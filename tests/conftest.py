@@ -1,16 +1,18 @@
 """What every test runs under: strict dtypes, strict ranks, and the markers that relax them."""
 
 import contextlib
+import functools
 import io
+import json
 import multiprocessing
 import os
 import shutil
 import tempfile
 from pathlib import Path
 
-import coverage
 import jax
 import pytest
+import slipcover
 from xdist.scheduler import LoadScopeScheduling
 
 # Most of a test's time is XLA's: less optimisation and its older code generator halve that. Set XLA_FLAGS to test with others.
@@ -102,9 +104,9 @@ def pytest_terminal_summary(terminalreporter, config):
     """Print how much of the package the notebooks' lessons cover."""
     folder = config.stash[COVERAGE]
     if not hasattr(config, "workerinput") and any(folder.iterdir()):  # pytest asks its workers too
-        report, text = coverage.Coverage(data_file=str(folder / "all"), config_file=str(ROOT / "pyproject.toml")), io.StringIO()
-        report.combine([str(file) for file in folder.iterdir()])
-        report.report(file=text)
+        text = io.StringIO()
+        reports = [json.loads(file.read_text()) for file in sorted(folder.iterdir())]
+        slipcover.print_coverage(functools.reduce(slipcover.merge_coverage, reports), outfile=text, skip_covered=True, missing_width=60)
         terminalreporter.section("coverage of lensnb/ by its notebooks")
         terminalreporter.write(text.getvalue())
 

@@ -19,14 +19,15 @@ import traceback
 import warnings
 from pathlib import Path
 
-import coverage
 import jax
 import matplotlib
+import slipcover
 from _pytest.config import parse_warning_filter
 from execnb.shell import CaptureShell
 from jaxtyping import install_import_hook
 from matplotlib import pyplot as plt
 from nbdev.process import NBProcessor
+from slipcover.importer import FileMatcher, ImportManager
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = {"slow", "gpu"}  # settings.ini: tst_flags
@@ -90,15 +91,18 @@ def main(data):
     """Answer standard input until it ends; the coverage of all goes into `data`."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what notebooks print is no answer
-    recorder = coverage.Coverage(data_file=data, config_file=str(ROOT / "pyproject.toml"))
+    package, left_out = [str(ROOT / "lensnb")], ["*/_modidx.py"]
+    recorder = slipcover.Slipcover(source=package, omit=left_out)
     strict_warnings()
-    with recorder.collect(), install_import_hook("lensnb", "beartype.beartype"):
+    # the later hook is asked first: it counts the lines of what the other has made
+    with install_import_hook("lensnb", "beartype.beartype"), ImportManager(recorder, FileMatcher(package, left_out)):
         for line in sys.stdin:
             begun = time.monotonic()
             with as_found():
                 failure = run(Path(line.strip()).resolve())
             print(json.dumps([failure, time.monotonic() - begun]), file=answers, flush=True)
-    recorder.save()
+    os.chdir(ROOT)  # paths are told relative to here
+    Path(data).write_text(json.dumps(recorder.get_coverage()))
     os._exit(0)  # hundreds of compiled programs take half a minute to be taken apart one by one
 
 
