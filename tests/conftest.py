@@ -15,8 +15,8 @@ import pytest
 import slipcover
 from xdist.scheduler import LoadScopeScheduling
 
-# Most of a test's time is XLA's: less optimisation and its older code generator halve that. Set XLA_FLAGS to test with others.
-QUICK = "--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+# Most of a test's time is XLA's: no optimisation and its older code generator halve that. Set XLA_FLAGS to test with others.
+QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", QUICK)
 
 ROOT = Path(__file__).resolve().parent.parent
