@@ -376,9 +376,9 @@ def test_halos_by_loop_by_vmap_and_in_blocks_are_one_sum(x64, monkeypatch, numbe
                   center_x=rng.normal(0, 1, 21), center_y=rng.normal(0, 1, 21))
     weight = rng.integers(0, 3, 21).astype(float)
     x, y = (jnp.asarray(a) for a in np.meshgrid(np.linspace(-3, 3, 120), np.linspace(-2, 2, 110)))  # more than one block of rays
-    single = jax.jit(lambda row: jnp.stack([getattr(TNFW(**row), number)(x, y)]))
+    single = jax.jit(lambda row: jnp.stack(jax.tree.leaves(getattr(TNFW(**row), number)(x, y))))
     one_by_one = sum(w * single({name: value[k] for name, value in fields.items()}) for k, w in enumerate(weight))
-    many = jax.jit(lambda x, y: jnp.stack([getattr(Halos.of(TNFW, chunk=8, weight=weight, **fields), number)(x, y)]))
+    many = jax.jit(lambda x, y: jnp.stack(jax.tree.leaves(getattr(Halos.of(TNFW, chunk=8, weight=weight, **fields), number)(x, y))))
     np.testing.assert_allclose(many(x, y), one_by_one, rtol=1e-10, atol=1e-12)
 
 

@@ -121,8 +121,6 @@ class MultiPlane(eqx.Module):
         ray = Ray((x, y), (x, y), (zero, zero), zero, zero)
         steps = [plane_steps(profiles, *c) for (_, profiles), *c in zip(self.planes, *self.coefficients())]
         for run in joined(list(itertools.chain(*steps))):
-            ready = jax.vmap(lambda profiles: tuple(profile.prepared() for profile in profiles))(run.profiles)
-            run = eqx.tree_at(lambda run: run.profiles, run, ready)
             ray, _ = scan_ahead(jax.checkpoint(lambda ray, step: (climb(ray, step, timed), None)), ray, run)
         return ray
 

@@ -24,7 +24,6 @@ class Halos(MassProfile):
     profile: MassProfile
     weight: Float[Array, "*shape"]            # factor of each; 0 switches a halo off
     chunk: int = eqx.field(static=True)       # halos held at a time
-    ready: MassProfile | None = None          # `profile`, prepared
 
     @classmethod
     def of(
@@ -53,21 +52,15 @@ class Halos(MassProfile):
         fold = lambda leaf, mode: jnp.pad(leaf, (0, missing), mode=mode).reshape(-1, self.chunk)
         return Halos(jax.tree.map(lambda leaf: fold(leaf, "edge"), self.profile), fold(self.weight, "constant"), self.chunk)
 
-    def prepared(self):
-        "The same halos, each with its prepared form beside it."
-        ready = jax.vmap(lambda one: one.prepared())(self.profile) if self.ready is None else self.ready
-        return Halos(self.profile, self.weight, self.chunk, jax.lax.stop_gradient(ready))
-
     def summed(self, answer, x, y):
         "Sum of `answer(profile, x, y)` over all halos, a chunk of them and a block of rays at a time."
         x, y = jnp.broadcast_arrays(*(jnp.asarray(a, dtype=self.weight.dtype) for a in (x, y)))
-        if len(self.weight) == self.chunk:
-            halos = self.prepared()
-            return in_blocks(lambda x, y: weighted_sum(answer, halos, x, y), x, y, BLOCK)
-        chunks = jax.vmap(lambda chunk: chunk.prepared())(self.chunks())
+        chunks = self.chunks()
 
         def block(x, y):
             some = lambda chunk: weighted_sum(answer, chunk, x, y)
+            if len(self.weight) == self.chunk:
+                return some(self)
             add = lambda total, chunk: (jax.tree.map(jnp.add, total, some(chunk)), None)
             return scan_ahead(jax.checkpoint(add), nothing(some, chunks), chunks)[0]
 
@@ -102,11 +95,12 @@ def at_once(answer, profile, weight, x, y):
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def weighted_sum(answer, halos: Halos, x, y):
     "Sum over one chunk, by the halos' prepared form; its derivatives are those of the profile itself."
+    ready = jax.vmap(lambda one: one.prepared())(halos.profile), halos.weight
     if together(len(halos.weight)) > 1:
-        return at_once(answer, halos.ready, halos.weight, x, y)
+        return at_once(answer, *ready, x, y)
     one = lambda halo: term(answer, *halo, x, y)
     add = lambda total, halo: (jax.tree.map(jnp.add, total, one(halo)), None)
-    return scan_ahead(add, nothing(one, (halos.ready, halos.weight)), (halos.ready, halos.weight))[0]
+    return scan_ahead(add, nothing(one, ready), ready)[0]
 
 @weighted_sum.defjvp
 def _weighted_sum_jvp(answer, primals, tangents):
