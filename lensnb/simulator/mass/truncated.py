@@ -187,7 +187,8 @@ class QuickTNFW(MassProfile):
         "Deflection [arcsec]; 0 at the centre."
         x, y = jnp.broadcast_arrays(*(jnp.asarray(a, dtype=self.edge.dtype) for a in (x, y)))
         centre = self.halo.center_x, self.halo.center_y
-        gap = [jnp.maximum(jnp.maximum(jnp.min(a) - c, c - jnp.max(a)), 0.0) for a, c in zip((x, y), centre)]
+        least, most = ([f(a, initial=sign * jnp.inf) for a in (x, y)] for f, sign in ((jnp.min, 1), (jnp.max, -1)))
+        gap = [jnp.maximum(jnp.maximum(a - c, c - b), 0.0) for a, b, c in zip(least, most, centre)]
         outside = gap[0] ** 2 + gap[1] ** 2 > self.edge**2  # of the rectangle that holds all rays
         return jax.lax.cond(outside, lambda x, y: self.outer_deflection(x, y), lambda x, y: self.halo.deflection(x, y), x, y)
 
