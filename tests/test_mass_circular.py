@@ -14,6 +14,7 @@ from lensnb.core import InputError
 from lensnb.simulator.cosmology import FlatLambdaCDM
 from lensnb.simulator.mass.external import MassSheet
 from lensnb.simulator.mass.halo_mass import duffy2008_concentration, nfw_scales, virial_radius
+from lensnb.simulator.mass.halos import Halos
 from lensnb.simulator.mass.hernquist import Hernquist
 from lensnb.simulator.mass.jaffe import PseudoJaffe
 from lensnb.simulator.mass.nfw import NFW
@@ -21,7 +22,6 @@ from lensnb.simulator.mass.isothermal import SIE
 from lensnb.simulator.mass.projection import enclosed, excess, projection, second_excess, well
 from lensnb.simulator.mass.sersic import SersicMass
 from lensnb.simulator.mass.sis import RADIAN, SIS, dispersion_einstein_radius
-from lensnb.simulator.mass.halos import Halos
 from lensnb.simulator.mass.truncated import TNFW
 
 # Integrals over shells of the density (pseudo-Jaffe, Sérsic: over rings of the convergence) to 40 digits:
@@ -397,3 +397,14 @@ def test_derivatives_of_halos_are_those_of_each(x64):
     found, expected = (jax.jit(jax.grad(of, (0, 1, 2, 3)))(*arguments) for of in (many, each))
     for a, b in zip(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_a_halo_switched_off_spoils_no_gradient(x64):
+    def light(weight):
+        return Halos.of(NFW, kappa_s=jnp.full(3, 0.1), r_s=0.3, center_x=jnp.array([0.0, 1.0, 2.0]), weight=weight).convergence(0.0, 0.0)
+
+    weight = jnp.array([0.0, 1.0, 0.5])  # the ray is on the centre of the first, where its convergence is infinite
+    value, slope = jax.jit(jax.value_and_grad(light))(weight)
+    each = [float(NFW(0.1, 0.3, c).convergence(0.0, 0.0)) for c in (1.0, 2.0)]
+    assert float(value) == pytest.approx(each[0] + 0.5 * each[1], rel=1e-12)
+    np.testing.assert_allclose(slope, [0.0, *each], rtol=1e-12)

@@ -50,12 +50,13 @@ def over(
 BLOCK = 8192  # rays computed at a time
 
 def tile(shape, block: int):
-    "Height and width of the tiles, nearly square and of at most `block` rays, that cover a picture of `shape` with little to spare."
-    height = math.ceil(shape[0] / math.ceil(shape[0] / block**0.5))
+    "Height and width of the tiles, of at most `block` rays and as square as `shape` lets them be, that cover it with little to spare."
+    side = max(math.isqrt(block), block // shape[1])
+    height = math.ceil(shape[0] / math.ceil(shape[0] / side))
     return height, math.ceil(shape[1] / math.ceil(shape[1] / (block // height)))
 
 def in_blocks(
-    function,    # of `x` and `y`, (rays,): a PyTree of such arrays
+    function,    # of `x` and `y`, (rays,) or, if these are few, as they come: a PyTree of such arrays
     x,           # of any shape
     y,           # of the same
     block: int,  # rays computed at a time

@@ -49,7 +49,7 @@ class MassProfile(Parametric):
         "Surface density in units of the critical one; may be infinite at a singular centre."
 
     def prepared(self) -> "MassProfile":
-        "The same lens, readied for a great many rays, where that pays."
+        "The same deflection, readied for a great many rays, where that pays: what `Halos` computes one by one."
         return self
 
 # %% ../../../nbs/simulator/mass/base.ipynb #base-12

@@ -85,7 +85,7 @@ def nothing(answer, items):
 
 def term(answer, profile, weight, x, y):
     "`weight` times `answer(profile, x, y)`; weight 0 switches off even what is infinite."
-    return jax.tree.map(lambda part: jnp.where(weight == 0, 0.0, weight * part), answer(profile, x, y))
+    return jax.tree.map(lambda part: weight * jnp.where(weight == 0, 0.0, part), answer(profile, x, y))
 
 def at_once(answer, profile, weight, x, y):
     "Sum over the leading axis of `profile` and `weight`, all in memory."
@@ -94,10 +94,10 @@ def at_once(answer, profile, weight, x, y):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
 def weighted_sum(answer, halos: Halos, x, y):
-    "Sum over one chunk, by the halos' prepared form; its derivatives are those of the profile itself."
+    "Sum over one chunk, one by one by their prepared form or all at once; its derivatives are those of the profile itself."
+    if together(len(halos.weight)) > 1:  # all at once either form would be computed
+        return at_once(answer, halos.profile, halos.weight, x, y)
     ready = jax.vmap(lambda one: one.prepared())(halos.profile), halos.weight
-    if together(len(halos.weight)) > 1:
-        return at_once(answer, *ready, x, y)
     one = lambda halo: term(answer, *halo, x, y)
     add = lambda total, halo: (jax.tree.map(jnp.add, total, one(halo)), None)
     return scan_ahead(add, nothing(one, ready), ready)[0]
