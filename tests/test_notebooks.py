@@ -1,6 +1,7 @@
 """Every chapter, run once: its lessons against the exported module, in one process a worker."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -22,13 +23,17 @@ def chapters():
 
 
 CHAPTERS = chapters()
+# They compute for longer than they compile: in a process of their own, compiled a little better than conftest.py asks.
+HEAVY = {"inference/analyse/refine.ipynb", "simulator/mass/pixelated_convergence.ipynb"}
 
 
 class Process:
     """A process of tests/notebook.py, started anew when a chapter ends it."""
 
-    def __init__(self, folder, scratch):
+    def __init__(self, folder, scratch, level):
         self.folder, self.scratch, self.process = folder, scratch, None
+        flags = os.environ["XLA_FLAGS"].replace("optimization_level=0", f"optimization_level={level}")
+        self.environment = os.environ | {"XLA_FLAGS": flags}
 
     def run(self, chapter):
         """The failure of one chapter, empty when there is none, and the seconds it took."""
@@ -36,7 +41,8 @@ class Process:
             name = uuid.uuid4().hex
             self.complaints = open(self.scratch / f"{name}.txt", "w+")
             command = [sys.executable, ROOT / "tests" / "notebook.py", self.folder / name]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True)
+            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.complaints, text=True,
+                                            env=self.environment)
         print(NBS / chapter, file=self.process.stdin, flush=True)
         late = threading.Timer(60 * MINUTES, self.process.kill)
         late.start()
@@ -57,14 +63,16 @@ class Process:
 
 
 @pytest.fixture(scope="module")
-def process(coverage_folder, tmp_path_factory):
-    worker = Process(coverage_folder, tmp_path_factory.mktemp("notebooks"))
-    yield worker
-    worker.close()
+def processes(coverage_folder, tmp_path_factory):
+    """One for most chapters, and one for the heavy."""
+    pair = [Process(coverage_folder, tmp_path_factory.mktemp("notebooks"), level) for level in (0, 1)]
+    yield pair
+    for worker in pair:
+        worker.close()
 
 
 @pytest.mark.parametrize("chapter", CHAPTERS)
-def test_lessons_hold_for_the_exported_module(chapter, process, record_property):
-    failure, seconds = process.run(chapter)
+def test_lessons_hold_for_the_exported_module(chapter, processes, record_property):
+    failure, seconds = processes[chapter in HEAVY].run(chapter)
     record_property("seconds", round(seconds, 1))
     assert not failure, failure[-6000:]
