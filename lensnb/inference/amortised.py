@@ -100,8 +100,9 @@ def through_window(
     center: tuple[float, float] = (0.0, 0.0),  # x, y of the window's middle in the cutout [arcsec]
 ) -> Observation:
     "Resample a cutout to the window, flux conserved, and normalise it. Raises InputError when nothing is left to see."
-    rows = np.asarray(overlap(SHAPE[0], SCALE, arcs.shape[0], pixel_scale, -center[1]))
-    columns = np.asarray(overlap(SHAPE[1], SCALE, arcs.shape[1], pixel_scale, -center[0]))
+    common = eqx.filter_jit(overlap)
+    rows = np.asarray(common(SHAPE[0], SCALE, arcs.shape[0], pixel_scale, -center[1]))
+    columns = np.asarray(common(SHAPE[1], SCALE, arcs.shape[1], pixel_scale, -center[0]))
     good = ~excluded & np.isfinite(arcs) & np.isfinite(sd)
     seen = rows @ good.astype(float) @ columns.T > 0.7  # by area
     if seen.sum() < 64:
@@ -112,7 +113,7 @@ def through_window(
     mean = rows @ fill(arcs, good) @ columns.T
     noise = np.percentile(sd[good], 20) * min(1.0, pixel_scale / SCALE)  # that of the sky: sources only add to it
     image, include = (jnp.asarray(a, dtype=float) for a in (np.where(seen, mean, 0.0), seen))
-    return observe(image, include, *(jnp.asarray(v, dtype=float) for v in (noise, psf_fwhm, pixel_scale)))
+    return eqx.filter_jit(observe)(image, include, *(jnp.asarray(v, dtype=float) for v in (noise, psf_fwhm, pixel_scale)))
 
 def fill(image: Float[np.ndarray, "ny nx"], good: Bool[np.ndarray, "ny nx"]) -> Float[np.ndarray, "ny nx"]:
     "The image with the nearest good pixel in place of each bad one, so that a hole's edge does not ring."

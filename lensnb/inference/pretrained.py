@@ -104,5 +104,5 @@ def template(made: dict) -> AmortisedLens:
     "An `AmortisedLens` of the sizes in a header, for the weights to be read into."
     features = made["network"]["features"]
     embed = eqx.filter_eval_shape(build_embedding, made["network"], jax.random.key(0))  # shapes are enough
-    npe = build_npe(made["network"], jax.random.key(0), embed)
+    npe = build_npe(made["network"], jax.random.key(0, impl="unsafe_rbg"), embed)  # any numbers will do, these compile fast
     return AmortisedLens(npe, jnp.zeros(features), jnp.eye(features), jnp.asarray(1.0))

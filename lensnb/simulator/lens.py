@@ -90,6 +90,11 @@ class Lens(eqx.Module):
 
     def solve(self, beta_x, beta_y, max_images: int = 5, **options) -> Images:
         "All images by arrival time [days after the first; NaN without redshifts and cosmology]; options as for `find_images`."
+        return self.solved(jnp.asarray(beta_x, dtype=float), jnp.asarray(beta_y, dtype=float), max_images, options)
+
+    @eqx.filter_jit
+    def solved(self, beta_x, beta_y, max_images, options) -> Images:
+        "`solve` as one program."
         centres, holes = centres_of(self.profiles)
         levels = 4 if any(isinstance(profile, Halos) for profile in self.profiles) else 2
         options = {"centres": centres, "holes": holes, "levels": levels, **options}

@@ -127,6 +127,11 @@ class MultiPlane(eqx.Module):
     def traced(self, x, y, timed: bool = False) -> Ray:
         "`trace`, a block of rays at a time, for positions that broadcast."
         x, y = jnp.broadcast_arrays(jnp.asarray(x, dtype=self.z_s.dtype), jnp.asarray(y, dtype=self.z_s.dtype))
+        return self.in_one(x, y, timed)
+
+    @eqx.filter_jit
+    def in_one(self, x, y, timed: bool) -> Ray:
+        "`traced` as one program."
         return in_blocks(lambda x, y: self.trace(x, y, timed), x, y, self.block)
 
     def ray_shoot(self, x, y) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
@@ -150,6 +155,11 @@ class MultiPlane(eqx.Module):
 
     def solve(self, beta_x, beta_y, max_images: int = 7, **options) -> Images:
         "All images, by arrival time [days after the first]; options as for `find_images`, here with 5 levels of division."
+        return self.solved(jnp.asarray(beta_x, dtype=float), jnp.asarray(beta_y, dtype=float), max_images, options)
+
+    @eqx.filter_jit
+    def solved(self, beta_x, beta_y, max_images, options) -> Images:
+        "`solve` as one program."
         centres, holes = centres_of(self.planes[0][1])
         options = {"centres": centres, "holes": holes, "levels": 5, **options}
         return find_images(self.ray_shoot, beta_x, beta_y, max_images, self.arrival_time, **options)

@@ -29,11 +29,13 @@ class Prior(eqx.Module):
         # a dict is a PyTree with sorted keys: the order given is kept apart
         self.distributions, self.names = dict(distributions), tuple(distributions)
 
+    @eqx.filter_jit
     def sample(self, key) -> Float[Array, " d"]:
         "One draw."
         keys = jax.random.split(key, len(self.names))
         return jnp.stack([self.distributions[name].sample(k) for name, k in zip(self.names, keys)])
 
+    @eqx.filter_jit
     def log_prob(self, theta: Float[Array, " d"]) -> Scalar:
         "Log-density at `theta`; minus infinity outside the support."
         def term(d, value):
@@ -42,14 +44,17 @@ class Prior(eqx.Module):
 
         return self._each(term, theta).sum()
 
+    @eqx.filter_jit
     def unconstrain(self, theta: Float[Array, " d"]) -> Float[Array, " d"]:
         "From the support to the real line, parameter by parameter."
         return self._each(lambda d, value: biject_to(d.support).inv(value), theta)
 
+    @eqx.filter_jit
     def constrain(self, z: Float[Array, " d"]) -> Float[Array, " d"]:
         "From the real line to the support."
         return self._each(lambda d, value: biject_to(d.support)(value), z)
 
+    @eqx.filter_jit
     def log_jacobian(self, z: Float[Array, " d"]) -> Scalar:
         "Log of the volume element `|d theta / d z|`."
         def term(d, value):
@@ -58,6 +63,7 @@ class Prior(eqx.Module):
 
         return self._each(term, z).sum()
 
+    @eqx.filter_jit
     def log_prob_unconstrained(self, z: Float[Array, " d"]) -> Scalar:
         "Log-density of `z`, the Jacobian included."
         return self.log_prob(self.constrain(z)) + self.log_jacobian(z)

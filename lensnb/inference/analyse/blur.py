@@ -16,11 +16,15 @@ from scipy.fft import next_fast_len
 def trim_psf(
     psf: Float[np.ndarray, "ky kx"],  # odd sides
     half: int = 15,                   # pixels kept on each side of the centre, at most
+    outside: float = 1e-4,            # share of the PSF that need not be kept
 ) -> Float[np.ndarray, "ly lx"]:      # sums to what it summed to
     "The core of a large PSF."
-    ky, kx = (min(side // 2, half) for side in psf.shape)
     cy, cx = psf.shape[0] // 2, psf.shape[1] // 2
-    core = psf[cy - ky:cy + ky + 1, cx - kx:cx + kx + 1]
+    for k in range(min(half, max(cy, cx)) + 1):
+        ky, kx = min(k, cy), min(k, cx)
+        core = psf[cy - ky:cy + ky + 1, cx - kx:cx + kx + 1]
+        if np.abs(core).sum() >= (1 - outside) * np.abs(psf).sum():
+            break
     return core * (psf.sum() / core.sum())
 
 class Blur(eqx.Module):

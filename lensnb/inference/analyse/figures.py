@@ -108,20 +108,24 @@ def figure_corner(
     samples = np.asarray(samples, float)
     npe, prior = (None if s is None else np.asarray(s, float) for s in (npe, prior))
     ranges, size, d = parameter_ranges(samples, [] if npe is None else [npe]), 1.15, len(names)
+    close = parameter_ranges(samples, [])
     levels, bins = 1 - np.exp(-0.5 * np.array([1.0, 2.0]) ** 2), 40
     drawn = [(samples, COLORS[0], labels[0])] + ([] if npe is None else [(npe, COLORS[1], labels[1])])
-    space = dict(left=0.08, right=0.98, bottom=0.08, top=0.98, wspace=0.06, hspace=0.06)
+    space = dict(left=0.08, right=0.98, bottom=0.08, top=0.94, wspace=0.06, hspace=0.06)
     with plt.rc_context({"figure.constrained_layout.use": False}):
         fig, grid = plt.subplots(d, d, figsize=(size * d + 0.6, size * d + 0.6), squeeze=False, gridspec_kw=space)
     for i, j in np.ndindex(d, d):
         ax = grid[i, j]
-        ax.set_visible(j <= i)
-        for values, color, _ in drawn if j < i else ():
+        ax.set_visible(j <= i or npe is not None)
+        for values, color, _ in drawn if j < i else drawn[:1] if j > i and npe is not None else ():
             # each on its own range: cut off at the panel's edge, a wide density has no levels
             pair = values[:, [j, i]]
             around = [np.percentile(v, [0.5, 99.5]) + np.ptp(np.percentile(v, [16, 84])) * np.array([-1, 1]) for v in pair.T]
             hist2d(*pair.T, ax=ax, color=color, range=around, bins=bins, smooth=1.6 * smoothing(pair, around, bins),
                    levels=levels, plot_datapoints=False, plot_density=False)
+        if j > i:
+            ax.set(xlim=close[j], ylim=close[i], xticks=[], yticks=[])
+            continue
         ax.set(xlim=ranges[j], **({"ylim": ranges[i]} if j < i else {"yticks": []}))
         ax.xaxis.set_major_locator(MaxNLocator(3, prune="lower"))
         if j < i:
@@ -140,12 +144,12 @@ def figure_corner(
         legend.append(Line2D([], [], color="0.5", label=labels[2]))
     known = {i: truth[name] for i, name in enumerate(names) if truth and name in truth}
     for i, value in known.items():
-        for row in range(i, d):
-            grid[row, i].axvline(value, color="k", lw=0.8, ls="--")
-        for column in range(i):
-            grid[i, column].axhline(value, color="k", lw=0.8, ls="--")
+        for k in range(d):
+            grid[k, i].axvline(value, color="k", lw=0.8, ls="--")
+            if k != i:
+                grid[i, k].axhline(value, color="k", lw=0.8, ls="--")
     if known:
         legend.append(Line2D([], [], color="k", lw=0.8, ls="--", label=labels[3]))
     fig.align_labels()
-    fig.legend(handles=legend, loc="upper right", bbox_to_anchor=(0.97, 0.97), fontsize=9)
+    fig.legend(handles=legend, loc="upper center", ncols=len(legend), fontsize=9)
     return fig

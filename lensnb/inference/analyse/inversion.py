@@ -61,14 +61,15 @@ class Inversion(eqx.Module):
 
 def response(scene: Scene, mask, n, pixel_scale, center, batch=32) -> Float[np.ndarray, "p m"]:
     "The scene's operator as a matrix: the pixels of `mask` as they answer to each source pixel."
-    pixels, operator = jnp.asarray(np.flatnonzero(mask)), scene.operator((n, n), pixel_scale, *center)
+    pixels, place = jnp.asarray(np.flatnonzero(mask)), tuple(jnp.asarray(v, dtype=float) for v in (pixel_scale, *center))
 
-    @jax.jit
-    def columns(index):
+    @eqx.filter_jit
+    def columns(scene, place, index):
+        operator = scene.operator((n, n), *place)
         unit = lambda i: jnp.zeros(n * n, operator.in_structure().dtype).at[i].set(1.0).reshape(n, n)
         return jax.vmap(lambda i: operator.mv(unit(i)).ravel()[pixels])(index)
 
-    blocks = [np.asarray(columns(jnp.arange(k, k + batch) % (n * n))) for k in range(0, n * n, batch)]
+    blocks = [np.asarray(columns(scene, place, np.arange(k, k + batch) % (n * n))) for k in range(0, n * n, batch)]
     return np.concatenate(blocks)[:n * n].T.astype(np.float64)
 
 # %% ../../../nbs/inference/analyse/inversion.ipynb #inversion-11
@@ -128,7 +129,8 @@ def invert(
     b = known + root @ found["b"]
 
     padded = np.zeros(shape)
-    padded[box] = np.asarray(scene.operator((n, n), step, *center).mv(jnp.asarray(found["x"].reshape(n, n), dtype=float)))
+    lensed = eqx.filter_jit(lambda scene, x, *place: scene.operator(x.shape, *place).mv(x))
+    padded[box] = np.asarray(lensed(scene, *(jnp.asarray(v, dtype=float) for v in (found["x"].reshape(n, n), step, *center))))
     sky = light.sky + b[0] * SKY * np.median(sd)
     fitted = light.image + np.tensordot(b[1:], images, 1)
     return Inversion(found["x"].reshape(n, n), found["error"].reshape(n, n), step, (center[0] + shift[0], center[1] + shift[1]),

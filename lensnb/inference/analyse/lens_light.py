@@ -40,6 +40,7 @@ class GaussianExpansion(eqx.Module):
         self.sigmas, self.offset = jnp.asarray(sigmas, dtype=float), jnp.asarray(offset, dtype=float)
         self.pixel_scale = jnp.asarray(pixel_scale, dtype=float)
 
+    @eqx.filter_jit
     def __call__(self, shape: Float[Array, "6"]) -> Float[Array, "k ny nx"]:
         "The image of each Gaussian for the six numbers of `SHAPE`."
         x0, y0, e1_in, e2_in, e1_out, e2_out = (jnp.asarray(s, dtype=self.pixel_scale.dtype) for s in shape)
@@ -167,12 +168,11 @@ def fit_lens_light(
 
     half = min(data.shape) * scale / 2
     expansion = GaussianExpansion(data.shape, scale, psf, widths(scale, 0.6 * half))
-    render = eqx.filter_jit(expansion)
     start = np.array([*center, 0.0, 0.0, 0.0, 0.0])
     bounds = np.array([center[0] - 0.3, center[1] - 0.3, *4 * [-0.6]]), np.array([center[0] + 0.3, center[1] + 0.3, *4 * [0.6]])
 
     def solve(shape, weight, pixels):
-        images = np.asarray(render(shape), dtype=np.float64)
+        images = np.asarray(expansion(shape), dtype=np.float64)
         flat = images.reshape(len(images), -1)
         fluxes, level = nonnegative_fluxes(flat[:, pixels], data.ravel()[pixels], weight[pixels])
         return fluxes, level, fluxes @ flat
@@ -206,7 +206,7 @@ def fit_lens_light(
     if not keep.any():
         return LensLight(np.zeros(6), np.zeros(0), np.zeros(0), sky, np.zeros(data.shape), clipped,
                          ("The galaxy at the middle of the cutout could not be told from the arcs; no lens light is fitted.",))
-    images = np.asarray(render(start), dtype=np.float64)
+    images = np.asarray(expansion(start), dtype=np.float64)
     return LensLight(start, np.asarray(expansion.sigmas, dtype=np.float64)[keep], fluxes[keep], sky, np.tensordot(fluxes, images, 1), clipped)
 
 def standing_out(residual, sd, used, threshold=3.0, grow=2):

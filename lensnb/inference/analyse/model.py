@@ -146,15 +146,13 @@ class ArcModel(eqx.Module):
         "Data and components over noise, whitened: `(n,)` and `(k, n)`."
         p = self.parameters(theta)
         beta = make_lens(p).ray_shoot(*self.field.rays())
-        if self.lattice is None:
-            images = self.field.observe(pixel_mean(body(p, *beta)[None]))
-        else:
-            images = self.lattice.components(*beta, self.field.observe)
-        phi = self.pixels(images) * (self.strength[:, None] * self.weight[None, :])
+        seen = lambda images: self.nuisance(self.pixels(self.field.observe(images)) * self.weight[None, :])
+        phi = seen(pixel_mean(body(p, *beta)[None])) if self.lattice is None else self.lattice.components(*beta, seen)
+        phi = phi * self.strength[:, None]
         if self.expansion is None:
-            return self.y, self.nuisance(phi)
-        light = self._gaussians(p)
-        return self.y - self.nuisance((self.fluxes / self.spread) @ light), self.nuisance(jnp.concatenate([phi, light]))
+            return self.y, phi
+        light = self.nuisance(self._gaussians(p))
+        return self.y - (self.fluxes / self.spread) @ light, jnp.concatenate([phi, light])
 
     def _gaussians(self, p):
         "Gaussians of the lens light over noise, each with the flux of its prior's width."
@@ -171,7 +169,8 @@ class ArcModel(eqx.Module):
         index = np.flatnonzero(np.asarray(self.weight))
         constant = self.constant - 0.5 * (self.weight.size - index.size) * np.log(2 * np.pi)
         where = lambda m: (m.weight, m.y, m.nuisance.basis, m.constant, m.index)
-        new = self.weight[index], self.y[index], self.nuisance.basis[:, index], constant, jnp.asarray(index)
+        kept = (jnp.asarray(np.asarray(a)[..., index]) for a in (self.weight, self.y, self.nuisance.basis))
+        new = *kept, constant, jnp.asarray(index)
         return eqx.tree_at(where, self, new, is_leaf=lambda leaf: leaf is None)
 
     def source(self, p: dict, amplitude: Float[Array, " k"], x, y):
@@ -269,7 +268,7 @@ def build_model(
         strength = source_strength(arcs[region & usable], float(cutout.pixel_scale), 1 if lattice is None else lattice.n**2)
     as_float = lambda value: jnp.asarray(value, dtype=float)
     constant = float(nuisance.log_det) + 0.5 * (~counts).sum() * np.log(2 * np.pi) - np.log(take(sd)[counts]).sum()
-    return ArcModel(prior, field, as_float(weight), None, nuisance(as_float(y)), nuisance,
+    return ArcModel(prior, field, as_float(weight), None, eqx.filter_jit(nuisance)(as_float(y)), nuisance,
                     as_float(strength), expansion, fluxes, spread, as_float(constant), lattice)
 
 def flux_spread(light: LensLight) -> Float[np.ndarray, " g"]:

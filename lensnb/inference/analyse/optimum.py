@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRAWN', 'SIZES', 'MOST', 'Start', 'Optimum', 'spread_of_best', 'start_vector', 'chosen_starts', 'whole', 'tuned',
-           'on_lattice', 'source_seen', 'theta_of', 'held_terms', 'determinant_slope', 'updated_light', 'find_optimum']
+           'on_lattice', 'widths_after', 'theta_of', 'held_terms', 'determinant_slope', 'updated_light', 'find_optimum']
 
 # %% ../../../nbs/inference/analyse/optimum.ipynb #optimum-03
 import time
@@ -113,15 +113,16 @@ def tuned(model: ArcModel, theta, times=4) -> ArcModel:
         model = eqx.tree_at(lambda m: m.strength, model, model.fit(theta).tuned)
     return model
 
-def on_lattice(model: ArcModel, lattice: Lattice, brightness) -> ArcModel:
-    "The model on another lattice, prior widths after a source given as a function of `(x, y)`."
-    amplitude = brightness(*lattice.nodes()) / (2 * np.pi * WIDTH**2)  # equal Gaussians add up to that many times one
-    return eqx.tree_at(lambda m: (m.lattice, m.strength), model, (lattice, lattice.envelope(amplitude)))
+def on_lattice(model: ArcModel, lattice: Lattice, other: ArcModel, theta) -> ArcModel:
+    "The model on a lattice, prior widths after the source that in the `other` model fits best at `theta`."
+    strength = widths_after(other, other.parameters(theta), other.fit(theta).amplitude, lattice)
+    return eqx.tree_at(lambda m: (m.lattice, m.strength), model, (lattice, strength))
 
-def source_seen(model: ArcModel, theta):
-    "The source that fits best at `theta`, as a function of `(x, y)`."
-    amplitude, p = model.fit(theta).amplitude, model.parameters(theta)
-    return lambda x, y: model.source(p, amplitude, x, y)
+@eqx.filter_jit
+def widths_after(model, p, amplitude, lattice):
+    "Prior widths of a lattice's amplitudes after a model's source."
+    wanted = model.source(p, amplitude, *lattice.nodes())
+    return lattice.envelope(wanted / (2 * np.pi * WIDTH**2))  # equal Gaussians add up to that many times one
 
 def theta_of(model, z):
     "Parameters at `z`."
@@ -129,9 +130,8 @@ def theta_of(model, z):
 
 def held_terms(prior, z, free) -> float:
     "Log prior of the parameters that are held: not part of the density of the others."
-    one = lambda name: type(prior)({name: prior.distributions[name]})
-    return float(sum(float(one(name).log_prob_unconstrained(jnp.asarray(z[k:k + 1], dtype=float)))
-                     for k, name in enumerate(prior.names) if not free[k]))
+    held = {name: prior.distributions[name] for name, moves in zip(prior.names, free) if not moves}
+    return float(type(prior)(held).log_prob_unconstrained(jnp.asarray(z[~free], dtype=float))) if held else 0.0
 
 def determinant_slope(model, z, axes, steps) -> Float[np.ndarray, " d"]:
     "Slope of what the log-density holds besides the objective, along some axes of `z`, by central differences."
@@ -217,7 +217,7 @@ def find_optimum(
         "The joint model on `n` x `n` nodes, laid where `other`, at `theta`, sends the light of the arcs; and its descent from `z`."
         for steps in (10, 40):
             center, half = source_frame(make_lens(other.parameters(theta)), *position, glow)
-            other = on_lattice(joint, Lattice(n, center, max(half, 0.1 * n * scale)), source_seen(other, theta))
+            other = on_lattice(joint, Lattice(n, center, max(half, 0.1 * n * scale)), other, theta)
             other = tuned(other, theta_of(other, z))
             end = levenberg(other, z, steps)
             z, theta = end.z, theta_of(other, end.z)

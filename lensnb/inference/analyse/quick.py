@@ -21,13 +21,13 @@ from ..pretrained import AmortisedLens
 
 # %% ../../../nbs/inference/analyse/quick.ipynb #quick-06
 def to_cutout_frame(
-    theta: Float[Array, "n 9"],  # by the names of the window's prior
-    center: tuple[float, float],  # x, y of the window's middle in the cutout [arcsec]
-) -> Float[Array, "n 9"]:
+    theta: Float[np.ndarray, "n 9"],  # by the names of the window's prior
+    center: tuple[float, float],      # x, y of the window's middle in the cutout [arcsec]
+) -> Float[np.ndarray, "n 9"]:
     "The same lenses with positions in the cutout's frame and the shear about the lens. Volume is preserved."
     theta_E, e1, e2, g1, g2, cx, cy, sx, sy = theta.T
     x0, y0 = center
-    return jnp.stack([theta_E, e1, e2, g1, g2, cx + x0, cy + y0, sx + x0 + g1 * cx + g2 * cy, sy + y0 + g2 * cx - g1 * cy], 1)
+    return np.stack([theta_E, e1, e2, g1, g2, cx + x0, cy + y0, sx + x0 + g1 * cx + g2 * cy, sy + y0 + g2 * cx - g1 * cy], 1)
 
 # %% ../../../nbs/inference/analyse/quick.ipynb #quick-09
 class Quick(eqx.Module):
@@ -67,7 +67,7 @@ def quick_posterior(
     begun = time.perf_counter()
     theta, log_prob, surprise = jax.block_until_ready(draw(posterior, key, seen))
     seconds = time.perf_counter() - begun
-    samples = np.asarray(to_cutout_frame(theta, center), dtype=np.float64)
+    samples = to_cutout_frame(np.asarray(theta, dtype=np.float64), center)
 
     near = (np.hypot(x - center[0], y - center[1]) < 3.0) & ~core & ~np.asarray(cutout.mask, bool)
     peak = np.sort(arcs[near])[-24:].mean() if near.sum() > 24 else arcs.max()
@@ -84,7 +84,7 @@ def effective_draws(
     optimum: Optimum,
     quick: Quick,
     key,
-    n: int = 200,  # of the network's draws
+    n: int = 100,  # of the network's draws
 ) -> float:
     """Effective number among `n` draws of the network, weighted by the exact density of the lens.
 
@@ -115,8 +115,7 @@ def effective_draws(
     spread = np.atleast_2d(np.cov(off.T))
     given = -0.5 * (np.einsum("ni,ij,nj->n", off[:n], np.linalg.inv(spread), off[:n]) + np.linalg.slogdet(2 * np.pi * spread)[1])
     # the network's density is one of theta; that of the sampler's space has the Jacobian of the parameters they share
-    jacobian = sum(jax.vmap(type(prior)({name: prior.distributions[name]}).log_jacobian)(jnp.asarray(z[:, [names.index(name)]], dtype=float))
-                   for name in shared)
+    jacobian = jax.vmap(type(prior)({name: prior.distributions[name] for name in shared}).log_jacobian)(jnp.asarray(z[:, own], dtype=float))
     proposal = quick.log_prob[:n] + np.asarray(jacobian, dtype=np.float64) - 0.5 * (unit**2).sum(1)
     log_weight = np.where(np.isfinite(exact), exact + given - proposal, -np.inf)
     weight = np.exp(log_weight - log_weight.max()) if np.isfinite(log_weight).any() else np.zeros(n)

@@ -13,7 +13,7 @@ import numpy as np
 
 from .descent import levenberg
 from .model import ArcModel, build_model, lens_prior
-from .optimum import Optimum, held_terms, on_lattice, source_seen, start_vector, theta_of, tuned
+from .optimum import Optimum, held_terms, on_lattice, start_vector, theta_of, tuned
 from .source import Lattice
 from ..mcmc import Chains, nuts
 
@@ -26,7 +26,7 @@ def refine(
     optimum: Optimum,
     key,                    # JAX random key
     n_samples: int = 250,   # draws a chain
-    n_warmup: int = 40,
+    n_warmup: int = 24,
     n_chains: int = 4,
     progress: bool = True,
 ) -> Chains:                # draws of theta, by the names of `optimum.names`
@@ -36,7 +36,7 @@ def refine(
     normal = np.asarray(jax.random.normal(start_key, (n_chains, optimum.z.size)), dtype=np.float64)
     starts = optimum.z + 2.0 * normal @ root.T  # far apart: that chains meet shall mean something
     chains = nuts(guided_density, starts, run_key, n_samples, n_warmup, args=(optimum.model, jnp.asarray(optimum.slope, dtype=float)),
-                  whiten=optimum.covariance, target_accept=0.65, max_treedepth=6, names=optimum.names, progress=progress)
+                  whiten=optimum.covariance, target_accept=0.6, max_treedepth=6, names=optimum.names, progress=progress)
     theta = np.asarray(jax.vmap(jax.vmap(optimum.model.prior.constrain))(jnp.asarray(chains.samples, dtype=float)))
     return eqx.tree_at(lambda c: c.samples, chains, theta)
 
@@ -65,7 +65,7 @@ def model_choices(
     field = base.field
     box[field.top:field.top + field.shape[0], field.left:field.left + field.shape[1]] = True
     whole = build_model(cutout, optimum.light, optimum.mask, prior, lattice=base.lattice, strength=np.asarray(base.strength), box=box).packed()
-    lattice, seen = base.lattice, source_seen(base, jnp.asarray(optimum.theta, dtype=float))
+    lattice = base.lattice
     at_optimum = start_vector(prior, {"gamma": 2.0, **optimum.parameters}, optimum.light)
     neutral = start_vector(prior, {**optimum.parameters, "gamma": 2.0, "gamma1": 0.0, "gamma2": 0.0}, optimum.light)
     fitted_slope = "gamma" in optimum.names
@@ -79,7 +79,7 @@ def model_choices(
         free = np.array([(slope or n != "gamma") and (shear or n not in ("gamma1", "gamma2")) for n in prior.names])
         start = np.where(free, at_optimum, neutral)
         half = 0.5 * (lattice.n - 1) * factor * lattice.spacing
-        model = whole if factor == 1.0 else on_lattice(whole, Lattice(lattice.n, lattice.center, half), seen)
+        model = whole if factor == 1.0 else on_lattice(whole, Lattice(lattice.n, lattice.center, half), base, jnp.asarray(optimum.theta, dtype=float))
         z = levenberg(model, start, steps, free).z
         model = tuned(model, theta_of(model, z))
         end = levenberg(model, z, steps, free)

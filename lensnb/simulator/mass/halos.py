@@ -52,15 +52,21 @@ class Halos(MassProfile):
         fold = lambda leaf, mode: jnp.pad(leaf, (0, missing), mode=mode).reshape(-1, self.chunk)
         return Halos(jax.tree.map(lambda leaf: fold(leaf, "edge"), self.profile), fold(self.weight, "constant"), self.chunk)
 
-    def summed(self, answer, x, y):
-        "Sum of `answer(profile, x, y)` over all halos, a chunk of them and a block of rays at a time."
+    def summed(self, quantity: str, x, y):
+        "Sum of the method `quantity` of all halos, a chunk of them and a block of rays at a time."
         x, y = jnp.broadcast_arrays(*(jnp.asarray(a, dtype=self.weight.dtype) for a in (x, y)))
-        chunks = self.chunks()
+        return self.in_one(quantity, x, y)
+
+    @eqx.filter_jit
+    def in_one(self, quantity, x, y):
+        "`summed` as one program."
+        answer = lambda profile, x, y: getattr(profile, quantity)(x, y)
 
         def block(x, y):
             some = lambda chunk: weighted_sum(answer, chunk, x, y)
             if len(self.weight) == self.chunk:
                 return some(self)
+            chunks = self.chunks()
             add = lambda total, chunk: (jax.tree.map(jnp.add, total, some(chunk)), None)
             return scan_ahead(jax.checkpoint(add), nothing(some, chunks), chunks)[0]
 
@@ -68,15 +74,15 @@ class Halos(MassProfile):
 
     def potential(self, x, y):
         "Potential [arcsec^2] of all halos."
-        return self.summed(lambda profile, x, y: profile.potential(x, y), x, y)
+        return self.summed("potential", x, y)
 
     def deflection(self, x, y):
         "Deflection [arcsec] of all halos."
-        return self.summed(lambda profile, x, y: profile.deflection(x, y), x, y)
+        return self.summed("deflection", x, y)
 
     def convergence(self, x, y):
         "Convergence of all halos; may be infinite at a singular centre."
-        return self.summed(lambda profile, x, y: profile.convergence(x, y), x, y)
+        return self.summed("convergence", x, y)
 
 def nothing(answer, items):
     "Zeros like `answer` of the first of `items`."
