@@ -48,6 +48,7 @@ class NPE(Posterior):
                                   transformer=RationalQuadraticSpline(knots=knots, interval=5), flow_layers=layers,
                                   nn_width=width, nn_depth=depth)
 
+    @eqx.filter_jit
     def log_prob(self, theta: Float[Array, " d"], y) -> Scalar:
         "Log-density at `theta` given the observation `y`; minus infinity outside the prior."
         return self.log_prob_features(theta, self.embed(y))
@@ -60,11 +61,13 @@ class NPE(Posterior):
         density = self.flow.log_prob((z - self.shift) / self.spread, features)
         return jnp.where(inside, density - jnp.log(self.spread).sum() - self.prior.log_jacobian(z), -jnp.inf)
 
+    @eqx.filter_jit
     def sample(self, key, y, n: int) -> Float[Array, "n d"]:
         "`n` samples given the observation `y`."
         u = self.flow.sample(key, (n,), condition=self.embed(y))
         return jax.vmap(self.prior.constrain)(u * self.spread + self.shift)
 
+    @eqx.filter_jit
     def sample_and_log_prob(self, key, y, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         "`n` samples and the log-density of each, for less than both apart."
         u, density = self.flow.sample_and_log_prob(key, (n,), condition=self.embed(y))

@@ -6,6 +6,7 @@
 __all__ = ['SkyPoissonNoise', 'GaussianLikelihood']
 
 # %% ../../nbs/simulator/noise.ipynb #noise-03
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -18,10 +19,12 @@ class SkyPoissonNoise(Parametric):
     sky_rms: Scalar = parameter(unit="flux a pixel", lower=0.0, exclusive=True)
     exposure: Scalar = parameter(unit="s x gain", lower=0.0, exclusive=True)  # electrons per unit of flux
 
+    @eqx.filter_jit
     def sd(self, image: Float[Array, "..."]) -> Float[Array, "..."]:
         "Standard deviation of each pixel, for the noiseless `image`."
         return jnp.sqrt(self.sky_rms**2 + jnp.maximum(image, 0.0) / self.exposure)
 
+    @eqx.filter_jit
     def sample(self, key, image: Float[Array, "..."]) -> Float[Array, "..."]:
         "An observation of the noiseless `image`."
         return image + self.sd(image) * jax.random.normal(key, image.shape, image.dtype)

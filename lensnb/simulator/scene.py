@@ -28,6 +28,7 @@ class Scene(eqx.Module):
         "Surface brightness on the sky, before the telescope."
         return total(self.source, *self.lens.ray_shoot(x, y)) + total(self.lens_light, x, y)
 
+    @eqx.filter_jit
     def image(self) -> Float[Array, "ny nx"]:
         "Noiseless image: flux a pixel."
         return self.telescope.integrate(self.surface_brightness(*self.telescope.rays()))
