@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from astropy.cosmology import FlatLambdaCDM as Astropy
 
 from lensnb.core import InputError
 from lensnb.simulator.cosmology import FlatLambdaCDM
@@ -215,6 +216,23 @@ def test_areas_inside_critical_curves():
     halo = Lens((NFW(0.3, 5.0),))
     ring = einstein_radius(halo, 3.0)
     assert float(mean_convergence(halo, ring)) == pytest.approx(1.0, rel=2e-3)
+
+
+def test_critical_curves_of_two_planes_are_circles():
+    """Two spheres behind each other: a ray at r meets the second plane at r - beta b_1, so that r = b_1 + b_2 or b_1 - b_2."""
+    near, far = 1.0, 0.45
+    c1, c2, cs = Astropy(H0=70.0, Om0=0.3).comoving_distance([0.4, 1.0, 2.5]).value  # flat: distances are differences
+    beta = (c2 - c1) * cs / (c2 * (cs - c1))
+    assert near - far < beta * near  # the inner circle is there: its rays cross the axis before the second plane
+    lens = MultiPlane([(0.4, (SIS(near),)), (1.0, (SIS(far),))], 2.5, universe())
+    curves, caustics = critical_curves(lens, 1.8, 600)
+    radius = np.array([np.hypot(*curve.T).mean() for curve in curves])
+    round_ones = [curve for curve in curves if np.ptp(np.hypot(*curve.T)) < 5e-3]
+    for expected in (near + far, near - far):
+        nearest = int(np.argmin(np.abs(radius - expected)))
+        np.testing.assert_allclose(np.hypot(*curves[nearest].T), expected, atol=4e-3)
+        assert np.hypot(*caustics[nearest].T).max() < 1e-2  # a point
+    assert round_ones and einstein_radius(lens, 1.8, 600) == pytest.approx(near + far, abs=2e-3)
 
 
 def test_the_cut_of_an_ellipsoid():
