@@ -217,3 +217,19 @@ def test_real_prior_satisfies_the_sampler():
     mean, sd = 1.0 / (1 + 0.25), np.sqrt(0.25 / 1.25)  # conjugate normal
     assert abs(run.flat[:, 0].mean() - mean) < 4.5 * sd / np.sqrt(run.ess_bulk[0])
     assert abs(run.flat[:, 1].mean() - 1.0) < 4.5 * np.sqrt(1 / 3) / np.sqrt(run.ess_bulk[1])
+
+
+def test_a_few_draws_are_not_a_disagreement():
+    """The same R-hat means little after a hundred draws and much after thousands."""
+    rng = np.random.default_rng(0)
+    few, many = (rng.standard_normal((4, n, 1)) for n in (125, 20_000))
+    few[0], many[0] = few[0] + 0.35, many[0] + 0.3
+
+    def said(samples):
+        each = np.zeros(samples.shape[:2])
+        return Chains(samples, each, each > 0, each, each.astype(int), np.ones(4), np.ones(4, int), 1.0, 10, ("a",)).problems[0]
+
+    assert "R-hat is above 1.01 for a" in said(few) and "more would tell" in said(few)
+    assert "the chains disagree" in said(many)
+    many[1] = np.nan
+    assert "the chains disagree" in said(many)

@@ -22,6 +22,7 @@ from blackjax.adaptation.mass_matrix import mass_matrix_adaptation
 from blackjax.adaptation.staged_adaptation import build_schedule
 from blackjax.adaptation.step_size import dual_averaging_adaptation
 from jaxtyping import Array, Bool, Float, Int
+from scipy.stats import chi2
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -200,14 +201,23 @@ class Chains(eqx.Module):
         "The names of the parameters picked by a mask."
         return ", ".join(np.array(self.names)[bad])
 
+    def _scatter(self, chosen):
+        "R-hat that halves of chains which agree exceed once in a thousand times, by the effective draws within each."
+        halves = 2 * len(self.samples)
+        within = [[min(float(_arviz().ess(chain[None, :, k], method=method)) for method in ("bulk", "tail")) for chain in self.samples]
+                  for k in np.flatnonzero(chosen)]
+        draws = np.nanmin(np.sum(within, axis=1)) / halves
+        return np.sqrt(1 + chi2.ppf(0.999, halves - 1) / (halves - 1) / draws) if draws > 0 else 1.01
+
     @property
     def problems(self) -> tuple[str, ...]:
         "What is wrong with the run, a sentence each; empty when nothing was found."
         n_chains, n_draws, _ = self.samples.shape
         found, rhat, ess = [], self.rhat, np.minimum(self.ess_bulk, self.ess_tail)
         if (bad := ~(rhat <= 1.01)).any():
-            found.append(f"R-hat is above 1.01 for {self._listed(bad)} (largest {np.max(rhat):.3f}): "
-                         "the chains disagree.")
+            few = np.max(rhat) < 1.05 and np.max(rhat) <= self._scatter(bad)
+            what = "no more than so few draws scatter by themselves; more would tell" if few else "the chains disagree"
+            found.append(f"R-hat is above 1.01 for {self._listed(bad)} (largest {np.max(rhat):.3f}): {what}.")
         if (bad := ~(ess >= 100 * n_chains)).any():
             found.append(f"Fewer than {100 * n_chains} effective draws for {self._listed(bad)} "
                          f"(least {np.min(ess):.0f}): run longer.")
