@@ -36,7 +36,7 @@ def refine(
     normal = np.asarray(jax.random.normal(start_key, (n_chains, optimum.z.size)), dtype=np.float64)
     starts = optimum.z + 2.0 * normal @ root.T  # far apart: that chains meet shall mean something
     chains = nuts(guided_density, starts, run_key, n_samples, n_warmup, args=(optimum.model, jnp.asarray(optimum.slope, dtype=float)),
-                  whiten=optimum.covariance, target_accept=0.65, max_treedepth=6, names=optimum.names, progress=progress)
+                  whiten=optimum.covariance, target_accept=0.6, max_treedepth=6, names=optimum.names, progress=progress)
     theta = np.asarray(jax.vmap(jax.vmap(optimum.model.prior.constrain))(jnp.asarray(chains.samples, dtype=float)))
     return eqx.tree_at(lambda c: c.samples, chains, theta)
 
