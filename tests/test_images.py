@@ -8,7 +8,7 @@ import pytest
 from astropy.cosmology import FlatLambdaCDM as Astropy
 
 from lensnb.core import InputError
-from lensnb.simulator.cosmology import FlatLambdaCDM
+from lensnb.simulator.cosmology import FlatLambdaCDM, LambdaCDM
 from lensnb.simulator.critical import cuts, einstein_radius, enclosed_mass, mean_convergence
 from lensnb.simulator.lens import Lens, MultiPlane, critical_curves
 from lensnb.simulator.mass import EPL, NFW, NIE, SIE, SIS, PointMass, Shear
@@ -274,6 +274,36 @@ def test_a_source_in_front_is_refused_and_traced_it_is_nan():
         return lens.arrival_time(1.0, 0.0, 0.1, 0.0), lens.critical_surface_density()
 
     assert np.isnan(traced(2.0)).all() and np.isnan(traced(0.5)).all() and np.isfinite(traced(0.3)).all()
+
+
+def test_a_universe_without_the_source_is_refused_by_everything():
+    never = LambdaCDM(70.0, 0.3, 1.8)  # it bounced: there is no redshift 2
+    cone, lens = MultiPlane([(0.5, (SIS(1.0),))], 3.0, never), Lens((SIS(1.0),), 0.5, 3.0, never)
+    for call in (cone.ray_shoot, cone.solve, lens.solve):
+        with pytest.raises(InputError, match="has no redshift"):
+            call(0.2, 0.1)
+
+
+def test_a_lens_of_another_code_is_asked_anew():
+    class Sphere:
+        """Computes in NumPy and may change: nothing that could be compiled."""
+
+        radius = 1.0
+
+        def ray_shoot(self, x, y):
+            x, y = np.asarray(x), np.asarray(y)
+            return x * (1 - self.radius / np.hypot(x, y)), y * (1 - self.radius / np.hypot(x, y))
+
+        def inverse_magnification(self, x, y):
+            return 1 - self.radius / np.hypot(np.asarray(x), np.asarray(y))
+
+    sphere = Sphere()
+    for sphere.radius in (1.0, 0.6):
+        assert einstein_radius(sphere, 2.0) == pytest.approx(sphere.radius, rel=1e-3)
+
+
+def test_options_of_the_search_may_be_numpys():
+    assert int(Lens((SIS(1.0),)).solve(0.2, 0.0, levels=np.int64(2), keep=np.int64(40)).count) == 2
 
 
 def test_no_critical_curve_no_radius():

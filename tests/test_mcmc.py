@@ -227,9 +227,10 @@ def test_a_few_draws_are_not_a_disagreement():
 
     def said(samples):
         each = np.zeros(samples.shape[:2])
-        return Chains(samples, each, each > 0, each, each.astype(int), np.ones(4), np.ones(4, int), 1.0, 10, ("a",)).problems[0]
+        return Chains(samples, each, each > 0, each, each.astype(int), np.ones(4), np.ones(4, int), 1.0, 10, ("a", "b")[:samples.shape[2]]).problems[0]
 
     assert "R-hat is above 1.01 for a" in said(few) and "more would tell" in said(few)
     assert "the chains disagree" in said(many)
+    assert "the chains disagree" in said(np.concatenate([many[:, :125], few], axis=2) + 3 * np.arange(4).reshape(-1, 1, 1) * [[[0, 1]]])
     many[1] = np.nan
     assert "the chains disagree" in said(many)

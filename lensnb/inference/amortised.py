@@ -100,9 +100,9 @@ def through_window(
     center: tuple[float, float] = (0.0, 0.0),  # x, y of the window's middle in the cutout [arcsec]
 ) -> Observation:
     "Resample a cutout to the window, flux conserved, and normalise it. Raises InputError when nothing is left to see."
-    common = eqx.filter_jit(overlap)
-    rows = np.asarray(common(SHAPE[0], SCALE, arcs.shape[0], pixel_scale, -center[1]))
-    columns = np.asarray(common(SHAPE[1], SCALE, arcs.shape[1], pixel_scale, -center[0]))
+    side, up, right = (jnp.asarray(v, dtype=float) for v in (pixel_scale, -center[1], -center[0]))  # another number, the same program
+    rows, columns = (np.asarray(eqx.filter_jit(overlap)(n, SCALE, native, side, offset))
+                     for n, native, offset in zip(SHAPE, arcs.shape, (up, right)))
     good = ~excluded & np.isfinite(arcs) & np.isfinite(sd)
     seen = rows @ good.astype(float) @ columns.T > 0.7  # by area
     if seen.sum() < 64:

@@ -202,12 +202,11 @@ class Chains(eqx.Module):
         return ", ".join(np.array(self.names)[bad])
 
     def _scatter(self, chosen):
-        "R-hat that halves of chains which agree exceed once in a thousand times, by the effective draws within each."
+        "R-hat of each chosen parameter that halves of chains which agree exceed once in a thousand times, by the effective draws within."
         halves = 2 * len(self.samples)
         within = [[min(float(_arviz().ess(chain[None, :, k], method=method)) for method in ("bulk", "tail")) for chain in self.samples]
                   for k in np.flatnonzero(chosen)]
-        draws = np.nanmin(np.sum(within, axis=1)) / halves
-        return np.sqrt(1 + chi2.ppf(0.999, halves - 1) / (halves - 1) / draws) if draws > 0 else 1.01
+        return np.sqrt(1 + chi2.ppf(0.999, halves - 1) / (halves - 1) * halves / np.sum(within, axis=1))
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -215,7 +214,7 @@ class Chains(eqx.Module):
         n_chains, n_draws, _ = self.samples.shape
         found, rhat, ess = [], self.rhat, np.minimum(self.ess_bulk, self.ess_tail)
         if (bad := ~(rhat <= 1.01)).any():
-            few = np.max(rhat) < 1.05 and np.max(rhat) <= self._scatter(bad)
+            few = np.max(rhat) < 1.05 and (rhat[bad] <= self._scatter(bad)).all()
             what = "no more than so few draws scatter by themselves; more would tell" if few else "the chains disagree"
             found.append(f"R-hat is above 1.01 for {self._listed(bad)} (largest {np.max(rhat):.3f}): {what}.")
         if (bad := ~(ess >= 100 * n_chains)).any():

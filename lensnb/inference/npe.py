@@ -61,13 +61,11 @@ class NPE(Posterior):
         density = self.flow.log_prob((z - self.shift) / self.spread, features)
         return jnp.where(inside, density - jnp.log(self.spread).sum() - self.prior.log_jacobian(z), -jnp.inf)
 
-    @eqx.filter_jit
     def sample(self, key, y, n: int) -> Float[Array, "n d"]:
         "`n` samples given the observation `y`."
         u = self.flow.sample(key, (n,), condition=self.embed(y))
         return jax.vmap(self.prior.constrain)(u * self.spread + self.shift)
 
-    @eqx.filter_jit
     def sample_and_log_prob(self, key, y, n: int) -> tuple[Float[Array, "n d"], Float[Array, " n"]]:
         "`n` samples and the log-density of each, for less than both apart."
         u, density = self.flow.sample_and_log_prob(key, (n,), condition=self.embed(y))

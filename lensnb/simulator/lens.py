@@ -6,6 +6,8 @@
 __all__ = ['Lens']
 
 # %% ../../nbs/simulator/lens.ipynb #lens-03
+import operator
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -90,7 +92,10 @@ class Lens(eqx.Module):
 
     def solve(self, beta_x, beta_y, max_images: int = 5, **options) -> Images:
         "All images by arrival time [days after the first; NaN without redshifts and cosmology]; options as for `find_images`."
-        return self.solved(jnp.asarray(beta_x, dtype=float), jnp.asarray(beta_y, dtype=float), max_images, options)
+        if self.cosmology is not None and self.z_s is not None:
+            self.cosmology.comoving_distance(self.z_s)  # refuses what it cannot reach; inside a program it could not
+        options = {name: value.item() if isinstance(value, np.integer) else value for name, value in options.items()}
+        return self.solved(jnp.asarray(beta_x, dtype=float), jnp.asarray(beta_y, dtype=float), operator.index(max_images), options)
 
     @eqx.filter_jit
     def solved(self, beta_x, beta_y, max_images, options) -> Images:

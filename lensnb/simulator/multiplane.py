@@ -7,6 +7,7 @@ __all__ = ['DELAY', 'Steps', 'plane_steps', 'joined', 'Ray', 'climb', 'redshift'
 
 # %% ../../nbs/simulator/multiplane.ipynb #multiplane-03
 import itertools
+import operator
 
 import equinox as eqx
 import jax
@@ -126,6 +127,7 @@ class MultiPlane(eqx.Module):
 
     def traced(self, x, y, timed: bool = False) -> Ray:
         "`trace`, a block of rays at a time, for positions that broadcast."
+        self.cosmology.comoving_distance(self.z_s)  # refuses what it cannot reach; inside a program it could not
         x, y = jnp.broadcast_arrays(jnp.asarray(x, dtype=self.z_s.dtype), jnp.asarray(y, dtype=self.z_s.dtype))
         return self.in_one(x, y, timed)
 
@@ -155,7 +157,9 @@ class MultiPlane(eqx.Module):
 
     def solve(self, beta_x, beta_y, max_images: int = 7, **options) -> Images:
         "All images, by arrival time [days after the first]; options as for `find_images`, here with 5 levels of division."
-        return self.solved(jnp.asarray(beta_x, dtype=float), jnp.asarray(beta_y, dtype=float), max_images, options)
+        self.cosmology.comoving_distance(self.z_s)  # refuses what it cannot reach; inside a program it could not
+        options = {name: value.item() if isinstance(value, np.integer) else value for name, value in options.items()}
+        return self.solved(jnp.asarray(beta_x, dtype=float), jnp.asarray(beta_y, dtype=float), operator.index(max_images), options)
 
     @eqx.filter_jit
     def solved(self, beta_x, beta_y, max_images, options) -> Images:

@@ -101,7 +101,7 @@ def figure_corner(
     truth=None,  # name to value, where known; names that are not shown are passed over
     labels=("posterior", "network", "prior", "truth"),
 ):               # -> figure
-    "Posterior of all pairs of parameters."
+    "Posterior of all pairs of parameters; with the network's beside it, alone and enlarged above the diagonal."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # of ArviZ, which corner imports
         from corner import hist2d
@@ -111,7 +111,11 @@ def figure_corner(
     close = parameter_ranges(samples, [])
     levels, bins = 1 - np.exp(-0.5 * np.array([1.0, 2.0]) ** 2), 40
     drawn = [(samples, COLORS[0], labels[0])] + ([] if npe is None else [(npe, COLORS[1], labels[1])])
-    space = dict(left=0.08, right=0.98, bottom=0.08, top=0.94, wspace=0.06, hspace=0.06)
+    entries = len(drawn) + (prior is not None) + any(name in (truth or ()) for name in names)
+    abreast = min(entries, d if d < 4 else 4)
+    inch = 1 / (size * d + 0.6)
+    top = 1 - (0.2 + 0.17 * -(-entries // abreast)) * inch  # the legend stands above
+    space = dict(left=max(0.08, 0.6 * inch), right=0.98, bottom=max(0.08, 0.6 * inch), top=top, wspace=0.06, hspace=0.06)
     with plt.rc_context({"figure.constrained_layout.use": False}):
         fig, grid = plt.subplots(d, d, figsize=(size * d + 0.6, size * d + 0.6), squeeze=False, gridspec_kw=space)
     for i, j in np.ndindex(d, d):
@@ -151,5 +155,5 @@ def figure_corner(
     if known:
         legend.append(Line2D([], [], color="k", lw=0.8, ls="--", label=labels[3]))
     fig.align_labels()
-    fig.legend(handles=legend, loc="upper center", ncols=len(legend), fontsize=9)
+    fig.legend(handles=legend, loc="upper center", ncols=abreast, fontsize=8)
     return fig

@@ -15,7 +15,7 @@ from numpy.polynomial import Chebyshev
 from scipy.special import gammaincinv, gammaln
 
 from ...core import Scalar
-from ...simulator.critical import shoot
+from ...simulator.critical import asked_at_once
 from ...simulator.mass.gauss import elliptical
 
 # %% ../../../nbs/inference/analyse/source.ipynb #source-07
@@ -88,7 +88,7 @@ class Lattice(eqx.Module):
 # %% ../../../nbs/inference/analyse/source.ipynb #source-11
 def source_frame(lens, x, y, weight, share=0.98, margin=1.25):
     "Centre and half-width [arcsec] of the square that holds `share` of the arcs' light, traced back."
-    bx, by = (np.asarray(b, dtype=np.float64) for b in shoot(lens, x, y))
+    bx, by = (np.asarray(b, dtype=np.float64) for b in asked_at_once(lens, "ray_shoot", x, y))
     centre = np.average(bx, weights=weight), np.average(by, weights=weight)
     for _ in range(3):
         far = np.maximum(np.abs(bx - centre[0]), np.abs(by - centre[1]))
