@@ -45,7 +45,7 @@ def landed(lens, curves: list[np.ndarray]) -> list[np.ndarray]:
     if not curves:
         return []
     ends = np.cumsum([len(c) for c in curves])
-    # filled up to a multiple of 1024: as good as every set of curves is met by the same program
+    # filled up to a multiple of 1024, so that one program serves the curves of many lenses
     points = np.pad(np.concatenate(curves), ((0, -ends[-1] % 1024), (0, 0)), mode="edge")
     beta = np.stack(asked_at_once(lens, "ray_shoot", *jnp.asarray(points.T)), 1)
     return np.split(beta[:ends[-1]], ends[:-1])
