@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Rays', 'fence', 'shoot', 'inverse_magnification', 'cross', 'nearest_edge', 'in_triangle', 'bending', 'Verdict',
            'judge', 'lattice', 'take', 'rings', 'extent', 'cover', 'divide', 'sift', 'candidates', 'polish', 'distinct',
-           'Images', 'implicit', 'find_rays', 'find_images', 'centres_of']
+           'Images', 'implicit', 'find_rays', 'find_images', 'centres_of', 'as_asked']
 
 # %% ../../nbs/simulator/images.ipynb #images-03
 import functools
@@ -14,6 +14,7 @@ import operator
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from ..core import Scalar
@@ -295,3 +296,8 @@ def centres_of(profiles):
     singular = [jnp.isinf(profile.convergence(*centre)) for profile, centre in zip(seen, centres)]
     scale = [p.theta_E if isinstance(p, (EPL, NIE, PointMass, SIE, SIS)) else jnp.zeros_like(p.center_x) for p in seen]
     return centres, [jnp.where(pole, 1e-6 * r, 0.0) for pole, r in zip(singular, scale)]
+
+def as_asked(beta_x, beta_y, max_images, options):
+    "Source, number of images and options as a program takes them: numbers it is built on belong to Python."
+    plain = {name: value.item() if isinstance(value, np.integer) else value for name, value in options.items()}
+    return jnp.asarray(beta_x, dtype=float), jnp.asarray(beta_y, dtype=float), operator.index(max_images), plain

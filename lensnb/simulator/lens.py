@@ -6,8 +6,6 @@
 __all__ = ['Lens']
 
 # %% ../../nbs/simulator/lens.ipynb #lens-03
-import operator
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -17,7 +15,7 @@ from jaxtyping import Array, Float
 from ..core import InputError, Scalar
 from .cosmology import Cosmology
 from .critical import critical_curves
-from .images import Images, centres_of, find_images, inverse_magnification
+from .images import Images, as_asked, centres_of, find_images, inverse_magnification
 from .mass.base import MassProfile
 from .mass.halos import Halos
 from .multiplane import DELAY, MultiPlane
@@ -94,8 +92,7 @@ class Lens(eqx.Module):
         "All images by arrival time [days after the first; NaN without redshifts and cosmology]; options as for `find_images`."
         if self.cosmology is not None and self.z_s is not None:
             self.cosmology.comoving_distance(self.z_s)  # refuses what it cannot reach; inside a program it could not
-        options = {name: value.item() if isinstance(value, np.integer) else value for name, value in options.items()}
-        return self.solved(jnp.asarray(beta_x, dtype=float), jnp.asarray(beta_y, dtype=float), operator.index(max_images), options)
+        return self.solved(*as_asked(beta_x, beta_y, max_images, options))
 
     @eqx.filter_jit
     def solved(self, beta_x, beta_y, max_images, options) -> Images:

@@ -7,7 +7,6 @@ __all__ = ['DELAY', 'Steps', 'plane_steps', 'joined', 'Ray', 'climb', 'redshift'
 
 # %% ../../nbs/simulator/multiplane.ipynb #multiplane-03
 import itertools
-import operator
 
 import equinox as eqx
 import jax
@@ -18,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..core import InputError, Scalar
 from .batch import BLOCK, in_blocks, scan_ahead
-from .images import Images, centres_of, find_images, inverse_magnification
+from .images import Images, as_asked, centres_of, find_images, inverse_magnification
 from .mass.base import MassProfile
 from .mass.halos import Halos
 
@@ -158,8 +157,7 @@ class MultiPlane(eqx.Module):
     def solve(self, beta_x, beta_y, max_images: int = 7, **options) -> Images:
         "All images, by arrival time [days after the first]; options as for `find_images`, here with 5 levels of division."
         self.cosmology.comoving_distance(self.z_s)  # refuses what it cannot reach; inside a program it could not
-        options = {name: value.item() if isinstance(value, np.integer) else value for name, value in options.items()}
-        return self.solved(jnp.asarray(beta_x, dtype=float), jnp.asarray(beta_y, dtype=float), operator.index(max_images), options)
+        return self.solved(*as_asked(beta_x, beta_y, max_images, options))
 
     @eqx.filter_jit
     def solved(self, beta_x, beta_y, max_images, options) -> Images:

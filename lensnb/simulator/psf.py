@@ -34,6 +34,6 @@ def convolve(
 ) -> Float[Array, "ny nx"]:
     "Convolution with the PSF; nothing shines in from beyond the field."
     # the product of two spectra, on a grid of sides that Fourier transforms like
-    grown = [next_fast_len(a + b - 1) for a, b in zip(image.shape, psf.shape)]
+    grown = [next_fast_len(a + b - 1, real=True) for a, b in zip(image.shape, psf.shape)]
     spread = jnp.fft.irfft2(jnp.fft.rfft2(image, grown) * jnp.fft.rfft2(psf, grown), grown)
     return spread[psf.shape[0] // 2:, psf.shape[1] // 2:][:image.shape[0], :image.shape[1]]

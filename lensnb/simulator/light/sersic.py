@@ -38,13 +38,13 @@ def sersic_power(r_squared, n):
 @jax.custom_jvp
 def sersic_shape(r_squared, n, b):
     "`exp(-b (r^(1/n) - 1))`, of `r^2` in units of the half-light radius."
-    return jnp.exp(-b * (sersic_power(r_squared, n)[1] - 1))
+    return jnp.exp(b - b * sersic_power(r_squared, n)[1])
 
 @sersic_shape.defjvp
 def _sersic_shape_jvp(primals, tangents):
     (r_squared, n, b), (d_r_squared, dn, db) = primals, tangents
     log, power = sersic_power(r_squared, n)
-    shape = jnp.exp(-b * (power - 1))
+    shape = jnp.exp(b - b * power)
     slope = shape * power * (-b * (0.5 / n))  # by the logarithm of r^2
     return shape, slope * safe_inverse(r_squared) * d_r_squared - slope * log * (dn * (1 / n)) - shape * (power - 1) * db
 

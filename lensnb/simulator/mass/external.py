@@ -27,7 +27,8 @@ class Shear(MassProfile):
     def deflection(self, x, y):
         "Deflection [arcsec]."
         dx, dy = centred(self, x, y)
-        return self.gamma1 * dx + self.gamma2 * dy, self.gamma2 * dx - self.gamma1 * dy
+        g1, g2 = jnp.broadcast_to(self.gamma1, dx.shape), jnp.broadcast_to(self.gamma2, dx.shape)
+        return g1 * dx + g2 * dy, g2 * dx - g1 * dy
 
     def convergence(self, x, y):
         "Zero everywhere."

@@ -91,6 +91,7 @@ def _ratio_jvp(primals, tangents):
 # %% ../../../nbs/simulator/mass/gauss.ipynb #gauss-13
 def elliptical(x, y, e1, e2):
     "Real and imaginary part of `W = Z - e conj(Z)`; `|W|^2 / (1 - |e|^2)` is the elliptical radius squared."
+    e1, e2 = jnp.broadcast_to(e1, x.shape), jnp.broadcast_to(e2, x.shape)  # a gradient adds up the rays once for each
     return x - e1 * x - e2 * y, y - e2 * x + e1 * y
 
 def safe_inverse(x):

@@ -52,7 +52,7 @@ def real_parts(x, y, e1, e2):
     w = elliptical(x, y, e1, e2)
     along = (u[0] * (w[0] ** 2 - w[1] ** 2) + 2 * u[1] * w[0] * w[1]) * safe_inverse(w[0] ** 2 + w[1] ** 2)
     r = jnp.sqrt(1 + E**2 + 2 * E * along)
-    rho = (E + 2 * along) / (1 + r)
+    rho = (E + 2 * along) * (1 / (1 + r))
     out, across = 1 / (1 - E + r), 1 / (1 + E + r)
     v, w_ = (1 + rho) * out, (1 - rho) * across
     b = lambda t: horner(ABOVE, t) / horner(BELOW, t)
@@ -82,6 +82,7 @@ def unit_sie_deflection(x, y, e1, e2):
 @unit_sie_deflection.defjvp
 def _unit_sie_deflection_jvp(primals, tangents):
     (x, y, *e), (*dz, de1, de2) = primals, tangents
+    de1, de2 = (jnp.broadcast_to(de, x.shape) for de in (de1, de2))  # a gradient then adds up the rays once
     kappa, alpha, turned = sie_parts(x, y, *e)
     w, outward = elliptical(x, y, *e), safe_inverse(x**2 + y**2)
     across = times(((x**2 - y**2) * outward, 2 * x * y * outward), conjugate(dz))
@@ -114,7 +115,8 @@ class SIE(MassProfile):
     def deflection(self, x, y):
         "Deflection [arcsec]; 0 at the centre."
         ax, ay = unit_sie_deflection(*centred(self, x, y), self.e1, self.e2)
-        return self.theta_E * ax, self.theta_E * ay
+        scale = jnp.broadcast_to(self.theta_E, ax.shape)
+        return scale * ax, scale * ay
 
     def convergence(self, x, y):
         "Convergence; infinite at the centre."
