@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...core import Parametric, Scalar, parameter
+from ...core import Parametric, Scalar, parameter, spread, spread_change
 from ..half_light import sersic_bn
 from ..mass.base import centred, check_ellipse
-from ..mass.gauss import elliptical, safe_inverse
+from ..mass.gauss import elliptical
 
 # %% ../../../nbs/simulator/light/sersic.ipynb #sersic-09
 class LightProfile(Parametric):
@@ -43,10 +43,12 @@ def sersic_shape(r_squared, n, b):
 @sersic_shape.defjvp
 def _sersic_shape_jvp(primals, tangents):
     (r_squared, n, b), (d_r_squared, dn, db) = primals, tangents
+    dn, db = spread_change(dn, r_squared), spread_change(db, r_squared)
     log, power = sersic_power(r_squared, n)
     shape = jnp.exp(b - b * power)
     slope = shape * power * (-b * (0.5 / n))  # by the logarithm of r^2
-    return shape, slope * safe_inverse(r_squared) * d_r_squared - slope * log * (dn * (1 / n)) - shape * (power - 1) * db
+    by_radius = d_r_squared / jnp.where(r_squared == 0, jnp.inf, r_squared) * slope
+    return shape, by_radius - slope * log * (dn * (1 / n)) - shape * (power - 1) * db
 
 class Sersic(LightProfile):
     "Elliptical Sérsic profile; `I_e` is the surface brightness at the half-light radius."
@@ -61,5 +63,5 @@ class Sersic(LightProfile):
     def surface_brightness(self, x, y):
         "Surface brightness [flux / arcsec^2]."
         w_re, w_im = elliptical(*centred(self, x, y), self.e1, self.e2)
-        r_squared = (w_re**2 + w_im**2) * (1 / ((1 - self.e1**2 - self.e2**2) * self.R_e**2))
-        return self.I_e * sersic_shape(r_squared, self.n, sersic_bn(self.n))
+        r_squared = (w_re**2 + w_im**2) * spread(1 / ((1 - self.e1**2 - self.e2**2) * self.R_e**2), w_re)
+        return spread(self.I_e, w_re) * sersic_shape(r_squared, self.n, sersic_bn(self.n))

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...core import InputError, Parametric, Scalar, parameter, safe_sqrt
+from ...core import InputError, Parametric, Scalar, parameter, safe_sqrt, spread
 
 # %% ../../../nbs/simulator/mass/base.ipynb #base-06
 def centred(profile, x, y):
     "Coordinates relative to the centre of `profile` [arcsec], broadcast to one shape, in its precision."
     dtype = profile.center_x.dtype
     x, y = jnp.broadcast_arrays(jnp.asarray(x, dtype=dtype), jnp.asarray(y, dtype=dtype))
-    return x - profile.center_x, y - profile.center_y
+    return x - spread(profile.center_x, x), y - spread(profile.center_y, y)
 
 # %% ../../../nbs/simulator/mass/base.ipynb #base-07
 def check_ellipse(profile):

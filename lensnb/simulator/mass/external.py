@@ -8,7 +8,7 @@ __all__ = ['Shear', 'MassSheet']
 # %% ../../../nbs/simulator/mass/external.ipynb #external-03
 import jax.numpy as jnp
 
-from ...core import Scalar, parameter
+from ...core import Scalar, parameter, spread
 from .base import MassProfile, centred
 
 # %% ../../../nbs/simulator/mass/external.ipynb #external-05
@@ -27,7 +27,7 @@ class Shear(MassProfile):
     def deflection(self, x, y):
         "Deflection [arcsec]."
         dx, dy = centred(self, x, y)
-        g1, g2 = jnp.broadcast_to(self.gamma1, dx.shape), jnp.broadcast_to(self.gamma2, dx.shape)
+        g1, g2 = spread(self.gamma1, dx), spread(self.gamma2, dx)
         return g1 * dx + g2 * dy, g2 * dx - g1 * dy
 
     def convergence(self, x, y):

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ...core import spread
+
 # %% ../../../nbs/simulator/mass/gauss.ipynb #gauss-06
 def gauss_polynomials(
     t,            # slope of the convergence, between 0 and 2
@@ -91,7 +93,7 @@ def _ratio_jvp(primals, tangents):
 # %% ../../../nbs/simulator/mass/gauss.ipynb #gauss-13
 def elliptical(x, y, e1, e2):
     "Real and imaginary part of `W = Z - e conj(Z)`; `|W|^2 / (1 - |e|^2)` is the elliptical radius squared."
-    e1, e2 = jnp.broadcast_to(e1, x.shape), jnp.broadcast_to(e2, x.shape)  # a gradient adds up the rays once for each
+    e1, e2 = spread(e1, x), spread(e2, x)
     return x - e1 * x - e2 * y, y - e2 * x + e1 * y
 
 def safe_inverse(x):
