@@ -82,17 +82,17 @@ def safe_sqrt(
 # %% ../nbs/core.ipynb #core-41
 @jax.custom_jvp
 def spread(
-    value: Scalar,
-    x: Float[Array, "*rays"],
-) -> Float[Array, "*rays"]:
+    value,  # a number
+    x,      # of the rays, an array
+) -> Float[Array, "..."]:  # of the shape of `x`
     "`value` at every ray; a gradient adds up what the rays say of it in one sum."
-    return jnp.broadcast_to(value, jnp.broadcast_shapes(jnp.shape(value), x.shape))
+    return jnp.broadcast_to(value, jnp.broadcast_shapes(jnp.shape(value), jnp.shape(x)))
 
 @spread.defjvp
 def _spread_jvp(primals, tangents):
     return spread(*primals), spread_change(tangents[0], primals[1])
 
-def spread_change(change: Scalar, x: Float[Array, "*rays"]) -> Float[Array, "*rays"]:
+def spread_change(change, x) -> Float[Array, "..."]:
     "`change` at every ray: the tangent of `spread`."
     return jnp.where(x > jnp.inf, 0.0, change)  # the choice is always the same; for it XLA forms the terms of a sum in one loop
 

@@ -63,5 +63,6 @@ class Sersic(LightProfile):
     def surface_brightness(self, x, y):
         "Surface brightness [flux / arcsec^2]."
         w_re, w_im = elliptical(*centred(self, x, y), self.e1, self.e2)
-        r_squared = (w_re**2 + w_im**2) * spread(1 / ((1 - self.e1**2 - self.e2**2) * self.R_e**2), w_re)
+        size = spread(jnp.sqrt(1 - self.e1**2 - self.e2**2) * self.R_e, w_re)
+        r_squared = (w_re / size) ** 2 + (w_im / size) ** 2
         return spread(self.I_e, w_re) * sersic_shape(r_squared, self.n, sersic_bn(self.n))

@@ -47,7 +47,7 @@ def series_parts(x, y, e1, e2):
     return safe_sqrt(part.inverse), *part.direction, *times(part.h, times(part.turn, part.w))
 
 def half(E, along):
-    "Numerator and inverse denominator of `(1 - A) / E`, of the cosine `along` of the angle between W and e."
+    "Numerator and denominator of `(1 - A) / E`, of the cosine `along` of the angle between W and e; with both signs turned, of `(T - 1) / E`."
     r = jnp.sqrt(1 + E**2 + 2 * E * along)
     rho = (E + 2 * along) * (1 / (1 + r))
     out = 1 / (1 - E + r)
@@ -56,20 +56,20 @@ def half(E, along):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def real_parts(x, y, e1, e2, kept):
-    "`series_parts` by two real functions, their values `kept` for many uses; what differentiates it differentiates the series."
+    "`series_parts` by two real functions, `kept` where many use them; what differentiates it differentiates the series."
     E = safe_sqrt(e1**2 + e2**2)
     u = jnp.where(E == 0, 1.0, e1 * safe_inverse(E)), e2 * safe_inverse(E)  # any direction does for the round lens
     w = elliptical(x, y, e1, e2)
-    root = safe_sqrt(safe_inverse(w[0] ** 2 + w[1] ** 2))
+    w_squared = w[0] ** 2 + w[1] ** 2
+    root = jax.lax.rsqrt(jnp.where(w_squared == 0, jnp.inf, w_squared))
     along = (u[0] * (w[0] ** 2 - w[1] ** 2) + 2 * u[1] * w[0] * w[1]) * root**2
-    if kept:
-        above, below = jax.vmap(lambda sign: half(sign * E, sign * along))(jnp.array([1.0, -1.0]))
+    signed = lambda sign: half(sign * E, sign * along)
+    if kept:  # XLA stores a quotient that many use, here both in one array; a product it would compute again for each
+        above, below = jax.vmap(signed)(jnp.array([1.0, -1.0], dtype=x.dtype))
         first, second = above / below
-        second = -second
     else:
-        a,b=half(E,along); first=a*(1/b)
-        a,b=half(-E,-along); second=-a*(1/b)
-    s, d = (first + second) / 2, (second - first) / 2
+        first, second = (above * (1 / below) for above, below in map(signed, (1.0, -1.0)))
+    s, d = (first - second) / 2, -(first + second) / 2
     mirrored = times(u, conjugate(w))
     direction = (1 - E * s) * w[0] + E * d * mirrored[0], (1 - E * s) * w[1] + E * d * mirrored[1]
     return root, *direction, *times(u, (s * w[0] - d * mirrored[0], s * w[1] - d * mirrored[1]))
@@ -96,8 +96,8 @@ def _unit_sie_deflection_jvp(primals, tangents):
     (x, y, *e), (dx, dy, *de) = primals, tangents
     de1, de2 = (spread_change(change, x) for change in de)
     kappa, alpha, turned = sie_parts(x, y, *e, True)
-    w, outward = elliptical(x, y, *e), 2 * kappa * safe_inverse(x**2 + y**2)
-    across = outward * (y * dx - x * dy)
+    w, r_squared = elliptical(x, y, *e), x**2 + y**2
+    across = (y * dx - x * dy) / jnp.where(r_squared == 0, jnp.inf, r_squared) * (2 * kappa)
     shrunk = times(scaled(0.5, conjugate(e)), alpha)
     along = times((-kappa * w[0] - shrunk[0], kappa * w[1] - shrunk[1]), (de1, de2))
     turn = times(scaled(kappa, turned), (de1, -de2))
