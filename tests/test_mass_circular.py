@@ -329,9 +329,10 @@ def test_any_shapes_that_broadcast(kind):
 
 @jax.jit
 def three_ways(r_s, r_t, x, y):
-    """Deflection of a halo, of the polynomial of its outskirts, and of the prepared halo."""
+    """Deflection of a halo, of the polynomial of its outskirts, and of both as `Halos` chooses."""
     halo = TNFW(0.3, r_s, r_t, 0.2, -0.1)
-    return jnp.stack([jnp.stack(a) for a in (halo.deflection(x, y), halo.prepared().outer_deflection(x, y), halo.prepared().deflection(x, y))])
+    either = Halos.of(TNFW, kappa_s=0.3, r_s=r_s[None], r_t=r_t, center_x=0.2, center_y=-0.1, chunk=1)
+    return jnp.stack([jnp.stack(a) for a in (halo.deflection(x, y), halo.distant().deflection(x, y), either.deflection(x, y))])
 
 
 @settings(max_examples=60, deadline=None)
@@ -339,7 +340,7 @@ def three_ways(r_s, r_t, x, y):
 def test_outskirts_are_the_same_halo(tau, r_s, out, angle):
     with jax.enable_x64(True):
         r = r_s * max(1.0, tau / 3) * (1 + 1e-9) * 10**out * np.array([1.0, 1.7])
-        exact, outer, either = three_ways(r_s, tau * r_s, 0.2 + r * np.cos(angle), -0.1 + r * np.sin(angle))
+        exact, outer, either = three_ways(jnp.asarray(r_s), jnp.asarray(tau * r_s), 0.2 + r * np.cos(angle), -0.1 + r * np.sin(angle))
         np.testing.assert_allclose(outer, exact, rtol=2e-12, atol=1e-13 * r_s)
         np.testing.assert_allclose(either, exact, rtol=2e-12, atol=1e-13 * r_s)
 
@@ -347,25 +348,38 @@ def test_outskirts_are_the_same_halo(tau, r_s, out, angle):
 def test_outskirts_hold_in_single_precision():
     for tau in (0.05, 1.0, 7.0, 200.0):
         x = 1.001 * max(0.4, 0.4 * tau / 3) * np.geomspace(1, 1e4, 200)
-        quick = TNFW(0.3, 0.4, 0.4 * tau).prepared()
+        quick = TNFW(0.3, 0.4, 0.4 * tau).distant()
         with jax.enable_x64(True):
             exact = TNFW(0.3, 0.4, 0.4 * tau).deflection(jnp.asarray(np.float32(x), dtype=float), 0.0)[0]
-        np.testing.assert_allclose(quick.outer_deflection(jnp.asarray(x, dtype=float), jnp.zeros(200))[0], exact, rtol=2e-6)
+        np.testing.assert_allclose(quick.deflection(jnp.asarray(x, dtype=float), jnp.zeros(200))[0], exact, rtol=2e-6)
 
 
-def test_a_prepared_halo_is_the_halo_near_and_far_with_its_derivatives(x64):
+def test_the_outskirts_have_the_derivatives_of_the_halo(x64):
     halo = TNFW(0.3, 0.4, 1.0, 0.1, 0.2)
-    near, far = (jnp.array([0.1, 0.3]), jnp.array([0.2, 0.9])), (jnp.array([2.0, 30.0]), jnp.array([-1.0, 4.0]))
+    x, y = jnp.array([2.0, 30.0]), jnp.array([-1.0, 4.0])
 
-    def bent(values, x, y, prepare):
+    def bent(values, x, y, distant):
         one = jax.tree.unflatten(jax.tree.structure(halo), values)
-        return jnp.stack((one.prepared() if prepare else one).deflection(x, y))
+        return jnp.stack((one.distant() if distant else one).deflection(x, y))
 
     slopes = jax.jit(jax.jacrev(bent, argnums=(0, 1, 2)), static_argnums=3)
-    for x, y in (near, far, tuple(jnp.stack([a[0], b[0]]) for a, b in zip(near, far))):
-        exact, quick = (slopes(jax.tree.leaves(halo), x, y, prepare) for prepare in (False, True))
-        for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(quick)):
-            np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-10)
+    exact, quick = (slopes(jax.tree.leaves(halo), x, y, distant) for distant in (False, True))
+    for a, b in zip(jax.tree.leaves(exact), jax.tree.leaves(quick)):
+        np.testing.assert_allclose(b, a, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("chunk", [1, 6, 8, 32])
+def test_halos_near_and_far_in_any_order_are_one_sum(x64, chunk):
+    rng = np.random.default_rng(5)
+    away = rng.permutation(np.where(np.arange(21) < 13, 40.0, 0.3))  # groups all near, all far and mixed
+    fields = dict(kappa_s=rng.uniform(0.01, 0.2, 21), r_s=rng.uniform(0.02, 0.3, 21), r_t=np.full(21, 0.4), center_x=away, center_y=-away)
+    weight = rng.integers(0, 2, 21) * rng.uniform(0.5, 2.0, 21)
+    x, y = jnp.asarray(rng.uniform(-1, 1, (2, 50)))
+    each = [TNFW(*values) for values in zip(*fields.values())]
+    for method in ("deflection", "potential"):
+        one_by_one = sum(w * np.asarray(getattr(halo, method)(x, y)) for w, halo in zip(weight, each))
+        together = getattr(Halos.of(TNFW, weight=weight, chunk=chunk, **fields), method)(x, y)
+        np.testing.assert_allclose(together, one_by_one, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("number, together", [("deflection", 1), ("deflection", 4), ("potential", 1), ("convergence", 4)])

@@ -8,6 +8,7 @@ __all__ = ['centred', 'check_ellipse', 'MassProfile', 'RadialProfile', 'radius']
 # %% ../../../nbs/simulator/mass/base.ipynb #base-03
 import abc
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -48,9 +49,9 @@ class MassProfile(Parametric):
     def convergence(self, x, y) -> Float[Array, "..."]:
         "Surface density in units of the critical one; may be infinite at a singular centre."
 
-    def prepared(self) -> "MassProfile":
-        "The same deflection, readied for a great many rays, where that pays: what `Halos` computes one by one."
-        return self
+    def distant(self) -> eqx.Module | None:
+        "A quicker `deflection(x, y)` for rays that are far, with `outside(x, y)` to say whether all are; None where there is none."
+        return None
 
 # %% ../../../nbs/simulator/mass/base.ipynb #base-12
 class RadialProfile(MassProfile):

@@ -48,12 +48,13 @@ def inner_ladder(x, log=None):
     u = x**2
     s = jnp.sqrt(1 - u)
     log = jnp.log(2 / x) if log is None else log
-    g = u / ((1 + s) * (3 + s))
+    by_s, by_1, by_3 = 1 / s, 1 / (1 + s), 1 / (3 + s)
+    g = u * by_1 * by_3
     series = horner([1 / (2 * k + 1) for k in range(7)], g**2)
-    whole = (log - 2 * g * series) / s
-    first = (whole - 1) / (1 - u)
-    mean = (log - 2 * series / (3 + s)) / (s * (1 + s))
-    return whole, first, (first - 1 / 3) / (1 - u), mean, 4 * g * series * (log - g * series)
+    whole = (log - 2 * g * series) * by_s
+    first = (whole - 1) * by_s**2
+    mean = (log - 2 * series * by_3) * by_s * by_1
+    return whole, first, (first - 1 / 3) * by_s**2, mean, 4 * g * series * (log - g * series)
 
 def ladder(x):
     "`F`, `E`, `E_2`, `m` and `p` at any positive `x`; what is not used is not computed under `jit`."

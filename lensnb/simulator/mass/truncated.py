@@ -4,20 +4,21 @@
 
 # %% auto #0
 __all__ = ['FAR', 'DEGREE', 'weights', 'log1p_ratio', 'logarithms', 'truncated_parts', 'truncated_convergence', 'truncated_mean',
-           'potential_form', 'truncated_potential', 'TNFW', 'interpolation', 'outskirts', 'QuickTNFW']
+           'potential_form', 'truncated_potential', 'TNFW', 'interpolation', 'outskirts', 'Outskirts']
 
 # %% ../../../nbs/simulator/mass/truncated.ipynb #truncated-03
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ...core import Scalar, parameter
 from ..cosmology import Cosmology
-from .base import MassProfile, RadialProfile, centred
+from .base import RadialProfile
 from .halo_mass import nfw_scales
 from .projection import SEAM, enclosed, excess, horner, inner_ladder, outer_ladder, projection, well
 
@@ -32,14 +33,14 @@ def log1p_ratio(y, log):
     "`ln(1 + y) / y`, where `log` is the logarithm."
     small = y < 1e-3
     series = horner([1.0, -1 / 2, 1 / 3, -1 / 4, 1 / 5], jnp.where(small, y, 0.0))
-    return jnp.where(small, series, log / jnp.where(small, 1.0, y))
+    return jnp.where(small, series, log * (1 / jnp.where(small, 1.0, y)))
 
 def logarithms(x, tau):
     "`S`, `y`, `ln(1 + y)` and `arsinh(tau / x)`: one of both logarithms computed, the smaller."
     S = jnp.sqrt(tau**2 + x**2)
-    y = x**2 / (2 * tau * (S + tau))
+    y = x**2 * (1 / (2 * tau * (S + tau)))
     inside = x < tau
-    smaller = jnp.log1p(jnp.where(inside, y, tau * (x + S + tau) / (x * (x + S))))
+    smaller = jnp.log1p(jnp.where(inside, y, tau * (x + S + tau) * (1 / (x * (x + S)))))
     between = jnp.log(x) - jnp.log(2 * tau)
     return S, y, jnp.where(inside, smaller, smaller + between), jnp.where(inside, smaller - between, smaller)
 
@@ -49,16 +50,19 @@ def truncated_parts(x, tau):
     w, h, i = weights(tau)
     far, inside, log_x = x > FAR, x < SEAM, jnp.log(x)
     q = jnp.sqrt(jnp.where(far, x**2 - 1, 1.0))
+    by_x, by_q, by_S = 1 / x, 1 / q, 1 / (S + tau)  # XLA makes a loop of its own of a quotient of two arrays that many use
     # one ladder for `F` and `m`, and one logarithm of x for all
     near_F, _, _, near_m, _ = inner_ladder(jnp.where(inside, x, SEAM), jnp.log(2.0) - jnp.where(inside, log_x, jnp.log(SEAM)))
-    turned = jnp.where(inside, near_F, outer_ladder(jnp.where(far, x / q, jnp.where(inside, SEAM, x)))[0])
-    F = jnp.where(far, jnp.pi / (2 * q) - turned / q**2, turned)
-    m = jnp.where(inside, near_m, (F + log_x - jnp.log(2.0)) / x**2)
-    rest = jnp.log(tau) - S * b / tau
-    B = jnp.where(x < tau, m - (b + log1p_ratio(y, log) / 2) / (tau * (S + tau)), (F + rest) / x**2)
-    near_mean = h * B + i * (2 * F - jnp.pi / (S + tau))
-    far_mass = h * rest + i * (jnp.pi * tau - 2 * turned) - turned / q**2 + jnp.pi * (1 + tau**2) / (2 * q * (S + q) ** 2)
-    return w * jnp.where(far & (x >= tau), far_mass / x**2, near_mean), B, S, b
+    turned = jnp.where(inside, near_F, outer_ladder(jnp.where(far, x * by_q, jnp.where(inside, SEAM, x)))[0])
+    F = jnp.where(far, by_q * (jnp.pi / 2 - turned * by_q), turned)
+    m = jnp.where(inside, near_m, (F + log_x - jnp.log(2.0)) * by_x**2)
+    rest = jnp.log(tau) - S * b * (1 / tau)
+    B = jnp.where(x < tau, m - (b + log1p_ratio(y, log) / 2) * by_S * (1 / tau), (F + rest) * by_x**2)
+    near_mean = h * B + i * (2 * F - jnp.pi * by_S)
+    last = jnp.pi / 2 * (1 + tau**2) * by_q * (1 / (S + q)) ** 2
+    far_mass = h * rest + i * (jnp.pi * tau - 2 * turned) - turned * by_q**2 + last
+    beyond = far & (x >= tau)
+    return w * jnp.where(beyond, far_mass, near_mean) / jnp.where(beyond, x**2, 1.0), B, S, b
 
 # %% ../../../nbs/simulator/mass/truncated.ipynb #truncated-08
 def truncated_convergence(x, tau):
@@ -137,9 +141,9 @@ class TNFW(RadialProfile):
         shape = truncated_mean(jnp.where(centre, 1.0, r / self.r_s), self.r_t / self.r_s)
         return 4 * self.kappa_s * jnp.where(centre, 0.0, shape)
 
-    def prepared(self) -> "QuickTNFW":
-        "The same halo with its outskirts as a polynomial."
-        return QuickTNFW(self, *outskirts(self))
+    def distant(self) -> "Outskirts":
+        "Its outskirts as a polynomial."
+        return Outskirts((self.center_x, self.center_y), *outskirts(self))
 
     def radial_convergence(self, r):
         "Convergence at radius `r`; infinite at the centre."
@@ -170,32 +174,22 @@ def outskirts(halo: TNFW) -> tuple[Scalar, Float[Array, " terms"]]:
         P = jnp.matmul(matrix, P, precision="highest")
     return edge, P
 
-class QuickTNFW(MassProfile):
-    "A truncated halo for a great many rays: those that all pass outside its edge are bent by a polynomial."
-    halo: TNFW
+class Outskirts(eqx.Module):
+    "What a truncated halo does beyond its edge, for a great many rays."
+    center: tuple[Scalar, Scalar]   # [arcsec]
     edge: Scalar                    # [arcsec]
     series: Float[Array, " terms"]  # `P` of the formula above, lowest power first
 
-    def outer_deflection(self, x, y):
-        "Deflection [arcsec] beyond the edge."
-        dx, dy = centred(self.halo, x, y)
-        z = self.edge * jax.lax.rsqrt(self.edge**2 + dx**2 + dy**2)
-        mean = z**2 * horner(self.series, 8**0.5 * z - 1)
-        return mean * dx, mean * dy
+    def outside(self, x, y) -> Bool[Array, ""]:
+        "Whether the rectangle that holds all rays lies beyond the edge."
+        least, most = ([f(a, initial=sign * jnp.inf) for a in (x, y)] for f, sign in ((jnp.min, 1), (jnp.max, -1)))
+        gap = [jnp.maximum(jnp.maximum(a - c, c - b), 0.0) for a, b, c in zip(least, most, self.center)]
+        return gap[0] ** 2 + gap[1] ** 2 > self.edge**2
 
     def deflection(self, x, y):
-        "Deflection [arcsec]; 0 at the centre."
-        x, y = jnp.broadcast_arrays(*(jnp.asarray(a, dtype=self.edge.dtype) for a in (x, y)))
-        centre = self.halo.center_x, self.halo.center_y
-        least, most = ([f(a, initial=sign * jnp.inf) for a in (x, y)] for f, sign in ((jnp.min, 1), (jnp.max, -1)))
-        gap = [jnp.maximum(jnp.maximum(a - c, c - b), 0.0) for a, b, c in zip(least, most, centre)]
-        outside = gap[0] ** 2 + gap[1] ** 2 > self.edge**2  # of the rectangle that holds all rays
-        return jax.lax.cond(outside, lambda x, y: self.outer_deflection(x, y), lambda x, y: self.halo.deflection(x, y), x, y)
-
-    def potential(self, x, y):
-        "Potential [arcsec^2], 0 at the centre."
-        return self.halo.potential(x, y)
-
-    def convergence(self, x, y):
-        "Convergence; infinite at the centre."
-        return self.halo.convergence(x, y)
+        "Deflection [arcsec] beyond the edge."
+        dx, dy = x - self.center[0], y - self.center[1]
+        squared = self.edge**2 + dx**2 + dy**2
+        z = self.edge * jax.lax.rsqrt(squared)
+        mean = self.edge**2 * horner(self.series, 8**0.5 * z - 1) / squared  # XLA stores a quotient that two use
+        return mean * dx, mean * dy
