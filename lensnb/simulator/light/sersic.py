@@ -63,6 +63,7 @@ class Sersic(LightProfile):
     def surface_brightness(self, x, y):
         "Surface brightness [flux / arcsec^2]."
         w_re, w_im = elliptical(*centred(self, x, y), self.e1, self.e2)
-        size = spread(jnp.sqrt(1 - self.e1**2 - self.e2**2) * self.R_e, w_re)
-        r_squared = (w_re / size) ** 2 + (w_im / size) ** 2
+        size = jnp.sqrt(1 - self.e1**2 - self.e2**2) * self.R_e
+        unit = jax.lax.stop_gradient(size)  # any length would do; with this one nothing is lost, and a gradient stores the quotients
+        r_squared = ((w_re / unit) ** 2 + (w_im / unit) ** 2) * spread((unit / size) ** 2, w_re)
         return spread(self.I_e, w_re) * sersic_shape(r_squared, self.n, sersic_bn(self.n))

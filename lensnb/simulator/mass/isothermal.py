@@ -52,7 +52,8 @@ def half(E, along):
     rho = (E + 2 * along) * (1 / (1 + r))
     out = 1 / (1 - E + r)
     v = (1 + rho) * out
-    return rho - 1 - 2 * v * (horner(ABOVE, E * v) / horner(BELOW, E * v)), 1 - E + r
+    below = horner(BELOW, E * v)
+    return (rho - 1) * below - 2 * v * horner(ABOVE, E * v), below * (1 - E + r)
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def real_parts(x, y, e1, e2, kept):
