@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...core import InputError, check_ranges
+from ...core import MANY, InputError, check_ranges
 from ..batch import BLOCK, in_blocks, scan_ahead, together
 from .base import MassProfile, check_ellipse
 
@@ -129,7 +129,7 @@ def weighted_sum(quantity, halos: Halos, x, y):
     if together(len(weight)) > 1:  # all at once, a distant form would be computed in addition
         return at_once(quantity, profile, weight, x, y)
     total = nothing(lambda halo: term(quantity, *halo, x, y), (profile, weight))
-    distant = jax.vmap(lambda one: one.distant())(profile) if quantity == "deflection" else None
+    distant = jax.vmap(lambda one: one.distant())(profile) if quantity == "deflection" and x.size >= MANY else None
     if distant is None:
         return in_turn(quantity, total, profile, weight, x, y)
     return near_and_far(total, profile, distant, weight, x, y)
