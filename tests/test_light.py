@@ -409,3 +409,13 @@ def test_refused(case):
         REFUSED[case]()
     if isinstance(refusal.value, InputError):
         assert "\n" not in str(refusal.value) and str(refusal.value).endswith(".")
+
+
+def test_second_derivatives_of_a_sersic_profile(x64):
+    """The length that radii are divided by is held fixed under a derivative: twice too."""
+    x, y = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (2, 30)))
+    light = lambda p: jnp.sum(Sersic(*p).surface_brightness(x, y) * jnp.cos(3 * x + y))
+    p, step = jnp.array([1.3, 0.4, 2.3, 0.1, -0.2, 0.05, 0.03]), 1e-6 * np.eye(7)
+    slope = jax.jit(jax.grad(light))
+    differences = np.stack([(slope(p + d) - slope(p - d)) / 2e-6 for d in step])
+    np.testing.assert_allclose(jax.jit(jax.hessian(light))(p), differences, rtol=1e-6, atol=1e-7)
