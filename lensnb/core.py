@@ -33,10 +33,12 @@ def parameter(
     exclusive: bool = False, # True: the bounds themselves are refused
     **options,            # passed on to `equinox.field`, such as `default`
 ):
-    "A field for one number: int, float or array in, 0-d floating array held; NaN for a traced one outside its range."
+    "A field for one number: int, float or array in, 0-d floating array held; NaN for a traced one outside its range. None stays None where it is the default."
     metadata = dict(unit=unit, lower=lower, upper=upper, exclusive=exclusive)
 
     def convert(value):
+        if value is None and options.get("default", 0.0) is None:
+            return None
         value = jnp.asarray(value, dtype=float)
         if isinstance(value, jax.core.Tracer) and np.isfinite([lower, upper]).any():
             return jnp.where(in_range(value, metadata), value, jnp.nan)
@@ -60,7 +62,7 @@ def check_ranges(module):
     "Raise InputError for a `parameter` of `module`, one number or many, that is known and outside its range."
     for field in dataclasses.fields(module):
         value, meta = getattr(module, field.name), field.metadata
-        if "exclusive" not in meta or isinstance(value, jax.core.Tracer):
+        if "exclusive" not in meta or value is None or isinstance(value, jax.core.Tracer):
             continue
         number, name = np.asarray(value), f"{type(module).__name__}: {field.name}"
         finite = np.isfinite(number)

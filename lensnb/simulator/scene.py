@@ -31,7 +31,12 @@ class Scene(eqx.Module):
     @eqx.filter_jit
     def image(self) -> Float[Array, "ny nx"]:
         "Noiseless image: flux a pixel."
-        return self.telescope.integrate(self.surface_brightness(*self.telescope.rays()))
+        return self.render()[0]
+
+    @eqx.filter_jit
+    def render(self) -> tuple[Float[Array, "ny nx"], Float[Array, ""]]:
+        "The noiseless image, and the largest error of its pixels over its peak (NaN where the telescope's rays are given)."
+        return self.telescope.render(self.surface_brightness)
 
     def operator(
         self,
