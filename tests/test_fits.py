@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lensnb.core import InputError, LensnbError
-from lensnb.simulator.fits import header_wcs, linear_wcs, pixel_positions, read_image, sky_wcs, write_images
+from lensnb.simulator.fits import read_image, write_images
 from lensnb.simulator.grid import pixel_grid
+from lensnb.simulator.sky import header_wcs, linear_wcs, pixel_positions, sky_wcs
 
 SKY = dict(CTYPE1="RA---TAN", CTYPE2="DEC--TAN", CRVAL1=150.0, CRVAL2=2.0, CRPIX1=15.5, CRPIX2=10.5)
 SHAPE = (20, 30)
@@ -192,6 +193,11 @@ def test_a_bad_file_gets_one_sentence(tmp_path, kind):
 def test_a_scale_of_the_users_own(tmp_path):
     path = stored(tmp_path, [fits.PrimaryHDU(ONES)])
     np.testing.assert_allclose(read_image(path, pixel_scale=0.1).y, np.asarray(pixel_grid(SHAPE, 0.1)[1]), atol=1e-6)
+
+
+def test_two_scales_are_one_too_many(tmp_path):
+    with pytest.raises(InputError, match="leave pixel_scale out"):
+        read_image(stored(tmp_path, [fits.PrimaryHDU(ONES, HEADER)]), pixel_scale=0.1)
 
 
 def test_a_folder_that_is_not_there(tmp_path):

@@ -17,8 +17,9 @@ from scipy import ndimage
 from scipy.interpolate import PchipInterpolator
 
 from ...core import InputError
-from ...simulator.fits import Plane, header_wcs, linear_wcs
+from ...simulator.fits import Plane
 from ...simulator.psf import gaussian_psf
+from ...simulator.sky import header_wcs, linear_wcs
 
 # %% ../../../nbs/inference/analyse/instrument.ipynb #instrument-08
 SCALE_KEYWORDS = ("PIXSCALE", "PIXELSCL", "PIXSCAL", "PIXSCL", "PIXEL_SCALE", "D001SCAL", "SECPIX")

@@ -22,8 +22,9 @@ from astropy.wcs.utils import fit_wcs_from_points
 from ... import __version__
 from ...core import InputError, LensnbError
 from ...simulator.cosmology import FlatLambdaCDM
-from ...simulator.fits import linear_wcs, plain, standard_unit, whole_file
+from ...simulator.fits import plain, standard_unit, whole_file
 from ...simulator.fits import write_images as write_model
+from ...simulator.sky import linear_wcs
 
 # %% ../../../nbs/inference/analyse/results.ipynb #results-06
 def north_east(

@@ -76,6 +76,7 @@ def series_constant(n: float) -> float:
 def constant(to_ours: bool, radius: str, height: str):
     "A function that reads, or writes, a Sérsic profile with the constant of PyAutoLens; raises InputError where that is negative."
     def convert(v):
+        "A Sérsic profile, its constant exchanged."
         if not v["n"] > 0 or not series_constant(v["n"]) > 0:
             raise InputError(f"PyAutoLens: sersic_index = {v['n']:g} has no half-light radius there; give one of about 0.2 or more.")
         b = exact_constant(v["n"]), series_constant(v["n"])
