@@ -14,9 +14,10 @@ from jaxtyping import Bool, Float
 from ...core import InputError
 from .checks import CONTRADICTED, Sky, check_noise, check_photons, correlated, off_by
 from .checks import read_noise, sky_and_photons
-from .files import NOISE, Plane, as_image, choose_other, read_role
+from .files import NOISE, choose_other, read_role
 from .instrument import EXPOSURE_KEYWORDS, electrons_a_unit
 from .instrument import gaussian_stand_in, prepare_psf, psf_sampling, wider_than_usual
+from ...simulator.fits import Plane, as_image
 
 # %% ../../../nbs/inference/analyse/companions.ipynb #companions-07
 def same_shape(

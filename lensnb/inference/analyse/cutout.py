@@ -19,8 +19,9 @@ from jaxtyping import Bool, Float
 from ...core import InputError
 from .checks import blank_sky, check_mask, missing_pixels, saturated_pixels
 from .companions import find_mask, find_noise, find_psf
-from .files import as_image, choose_data, read_planes
+from .files import choose_data
 from .instrument import field_coordinates, full_width
+from ...simulator.fits import as_image, read_planes
 
 # %% ../../../nbs/inference/analyse/cutout.ipynb #cutout-08
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
