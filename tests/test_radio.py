@@ -23,7 +23,7 @@ from lensnb.simulator.lens import Lens
 from lensnb.simulator.light import PixelatedLight
 from lensnb.simulator.mass import SIE
 from lensnb.simulator.radio import (
-    Stations, UVGrid, Visibilities, airy_beam, briggs_weights, dft, dirty_beam, dirty_image, fourier, gaussian_beam, natural_weights, pixel_response,
+    UVGrid, Visibilities, airy_beam, briggs_weights, dft, dirty_beam, dirty_image, fourier, gaussian_beam, natural_weights, pixel_response,
     read_csv, read_stations, read_uvfits, sampling, thermal_noise, uniform_weights, uv_tracks, write_csv,
 )
 from lensnb.simulator.radio.exact import ARCSEC

@@ -13,8 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ...core import InputError
-from .exact import ARCSEC, cycles
-from .stations import doubles
+from .exact import cycles
 from .visibilities import Visibilities
 
 # %% ../../../nbs/simulator/radio/imaging.ipynb #imaging-05
