@@ -106,20 +106,17 @@ def empirical_psf(psf) -> Float[Array, "ky kx"]:
 
 # %% ../../nbs/simulator/psf.ipynb #psf-19
 def stars(
-    psf: Float[Array, "ky kx"],  # odd sides, `oversample` times finer than the pixels
+    psf: Float[Array, "ky kx"],  # odd sides
     shape: tuple[int, int],      # (ny, nx) of the image
     row: Float[Array, " n"],     # positions [pixels], 0 is the first pixel's centre
     column: Float[Array, " n"],
     flux: Float[Array, " n"],
-    oversample: int = 1,         # kernel pixels a pixel
 ) -> Float[Array, "ny nx"]:
     "The image of points of light."
     def one(image, star):
         row, column, flux = star
         padded = jnp.pad(psf, 3)
-        at = [oversample * (jnp.arange(n, dtype=psf.dtype) - c) + (side - 1) / 2
-              for n, c, side in zip(shape, (row, column), padded.shape)]
-        seen = cubic(padded, *jnp.meshgrid(*at, indexing="ij")) * oversample**2
-        return image + flux * seen, None
+        at = [jnp.arange(n, dtype=psf.dtype) - c + (side - 1) / 2 for n, c, side in zip(shape, (row, column), padded.shape)]
+        return image + flux * cubic(padded, *jnp.meshgrid(*at, indexing="ij")), None
 
     return jax.lax.scan(one, jnp.zeros(shape, psf.dtype), (row, column, flux))[0]

@@ -17,7 +17,7 @@ from ..core import InputError, Parametric, Scalar, parameter
 from .grid import bin_pixels, pixel_grid
 from .noise import Noise, SkyPoissonNoise
 from .pixel_integration import gauss_rays, pixel_means
-from .psf import airy_psf, check_psf, convolve, gaussian_psf, moffat_psf
+from .psf import airy_psf, check_psf, convolve, gaussian_psf, moffat_psf, stars
 
 # %% ../../nbs/simulator/telescope.ipynb #telescope-05
 class Telescope(Parametric):
@@ -57,6 +57,11 @@ class Telescope(Parametric):
     def integrate(self, surface_brightness: Float[Array, "fy fx"]) -> Float[Array, "ny nx"]:
         "Noiseless flux a pixel, from the values of the `rays`."
         return self.blurred(bin_pixels(surface_brightness, surface_brightness.shape[0] // self.fine_shape[0]))
+
+    def points(self, x: Float[Array, " n"], y: Float[Array, " n"], flux: Float[Array, " n"]) -> Float[Array, "ny nx"]:
+        "Noiseless image of points of light at `(x, y)` [arcsec] of `flux`."
+        row, column = (self.psf_supersample * a / self.pixel_scale + (n - 1) / 2 for a, n in zip((y, x), self.fine_shape))
+        return bin_pixels(stars(self.psf, self.fine_shape, row, column, flux), self.psf_supersample) * self.psf_supersample**2
 
     def render(self, surface_brightness) -> tuple[Float[Array, "ny nx"], Scalar]:
         "Noiseless flux a pixel of a function of (x, y), and its largest error over the image's peak (NaN where the rays are given)."
