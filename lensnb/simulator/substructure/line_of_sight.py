@@ -143,10 +143,12 @@ class LineOfSight(Parametric):
         "The same with fewer small halos: a `suppression` of the numbers at the tables' knots."
         return eqx.tree_at(lambda sight: sight.log_rate, self, self.log_rate + suppression.log_ratio(self.log_m)[None])
 
+    @eqx.filter_jit
     def expected(self) -> Float[Array, " planes"]:
         "Mean number of halos in each plane."
         return moments(0.0, self.log_m, self.log_rate)
 
+    @eqx.filter_jit
     def mean_convergence(self) -> Float[Array, " planes"]:
         "Convergence of the halos' mean mass, scatter and cut included, in each plane."
         mass = jnp.exp(self.log_m)
