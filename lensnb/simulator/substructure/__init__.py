@@ -12,7 +12,7 @@ from .line_of_sight import LineOfSight, Sightline
 from .linear_power import LinearPower
 from .mass_function import BrokenPowerLaw, MassFunction, PowerLaw, Tabulated
 from .places import CoredNFW, Places, UniformDisc, kpc_per_arcsec
-from .population import Population
+from .population import Population, thinned
 from .subhalos import (Subhalos, gilman2020_richness, roche_radius, sigma_sub_of_fraction, subhalo_fraction,
                                                     tidal_radius)
 from .warm import Suppressed, Suppression, half_mode_mass, relic_mass
@@ -21,4 +21,4 @@ from .warm import Suppressed, Suppression, half_mode_mass, relic_mass
 __all__ = ["BrokenPowerLaw", "CoredNFW", "Imprint", "LineOfSight", "LinearPower", "MassFunction", "Places", "Population", "PowerLaw",
            "Sightline", "Subhalos", "Suppressed", "Suppression", "Tabulated", "UniformDisc", "cylinder", "double_cone",
            "gilman2020_richness", "half_mode_mass", "imprint", "kpc_per_arcsec", "relic_mass", "roche_radius", "sigma_sub_of_fraction",
-           "subhalo_fraction", "tidal_radius"]
+           "subhalo_fraction", "thinned", "tidal_radius"]

@@ -126,6 +126,8 @@ class LineOfSight(Parametric):
         "Tables for every plane; raises InputError for redshifts or masses out of order, or too few places."
         z_front, z_l, z_behind, z_s, m_low, m_high = (jnp.asarray(a, dtype=float) for a in (z_front, z_l, z_behind, z_s, m_low, m_high))
         check_order(z_front, z_l, z_behind, z_s, m_low, m_high)
+        if n_max is not None and len(n_max) != z_front.size + z_behind.size:
+            raise InputError(f"LineOfSight: n_max has {len(n_max)} numbers for {z_front.size + z_behind.size} planes; give one for each.")
         (angle,), hosts = positive(angle=angle), list(positive(**({} if host_mass is None else {"host_mass": host_mass})))
         z, log_m, log_rate, radius = plane_tables(power, z_front, z_l, z_behind, z_s, m_low, m_high, angle, shape, (*hosts, None)[0], knots)
         expected = moments(0.0, log_m, log_rate)
@@ -133,8 +135,6 @@ class LineOfSight(Parametric):
             if isinstance(expected, jax.core.Tracer):
                 raise InputError("LineOfSight: give n_max, the places in each plane, where parameters are traced.")
             n_max = [enough(mean) for mean in np.asarray(expected).tolist()]
-        if len(n_max) != len(z):
-            raise InputError(f"LineOfSight: n_max has {len(n_max)} numbers for {len(z)} planes; give one for each.")
         for k, room in enumerate(n_max):
             check_room(f"LineOfSight, plane {k}", expected[k], room)
         return cls(z, log_m, log_rate, radius, z_l, z_s, power.cosmology, len(z_front), tuple(n_max), **options)

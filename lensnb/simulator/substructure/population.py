@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Population', 'truncated_mass', 'present', 'enough', 'check_room', 'scattered_concentration', 'bound_fraction',
-           'truncated_halos']
+           'truncated_halos', 'thinned']
 
 # %% ../../../nbs/simulator/substructure/population.ipynb #population-03
 import equinox as eqx
@@ -19,10 +19,11 @@ from ..mass.halo_mass import duffy2008_concentration, nfw_scales
 from ..mass.halos import Halos
 from ..mass.sis import RADIAN
 from ..mass.truncated import TNFW
+from .warm import Suppression
 
 # %% ../../../nbs/simulator/substructure/population.ipynb #population-05
 class Population(eqx.Module):
-    "Drawn halos of one plane: those present come first."
+    "Halos of one plane: a random number of those in its arrays."
     halos: Halos                       # truncated NFW, weight 0 where not present
     mass: Float[Array, "*batch n"]     # M200 [Msun], of all places
     mask: Bool[Array, "*batch n"]      # present
@@ -99,3 +100,11 @@ def truncated_halos(
     kappa_s, r_s = nfw_scales(mass, c, z, z_s, cosmology)
     scale = RADIAN / 1e3 / cosmology.angular_diameter_distance(z)  # arcsec a kpc
     return jax.vmap(lambda *row: TNFW(*row))(kappa_s, r_s, scale * r_t, x, y)
+
+# %% ../../../nbs/simulator/substructure/population.ipynb #population-10
+def thinned(key, population: Population, suppression: Suppression) -> Population:
+    "What `suppression` leaves of a `population`: each halo stays with the probability of the ratio at its mass."
+    stay = jax.random.uniform(key, population.mass.shape, population.mass.dtype) < jnp.exp(suppression.log_ratio(jnp.log(population.mass)))
+    mask = population.mask & stay
+    halos = eqx.tree_at(lambda halos: halos.weight, population.halos, jnp.where(stay, population.halos.weight, 0.0))
+    return Population(halos, population.mass, mask, jnp.sum(mask, axis=-1), population.lost)
