@@ -99,7 +99,7 @@ def overlap(old: int, new: int, ratio: float) -> np.ndarray:  # (new, old)
 def mean_at(lens: PixelatedConvergence, radii):
     "Mean convergence within circles of `radii` about the origin; NaN where a circle leaves the map."
     means = jax.vmap(mean_convergence, (None, 0))(lens, radii)
-    return jnp.where(radii <= reach(lens), means, jnp.nan)
+    return jnp.where((radii > 0) & (radii <= reach(lens)), means, jnp.nan)
 
 def scaled(
     lens: PixelatedConvergence,

@@ -56,7 +56,7 @@ def draw_mixture(
     keys = jax.random.split(key, 7)
     first = jnp.arange(room) == 0
     there = jnp.arange(room) <= jax.random.poisson(keys[0], extra)
-    share = there * jnp.where(first, 1.0, 0.05 * 12 ** jax.random.uniform(keys[1], (room,)))
+    share = jnp.where(there, jnp.where(first, 1.0, 0.05 * 12 ** jax.random.uniform(keys[1], (room,))), 0.0)
     size = R_e * jnp.where(first, 1.0, 0.1 * 6 ** jax.random.uniform(keys[2], (room,)))
     n = jnp.where(first, 0.7 + 2.3 * jax.random.uniform(keys[3], (room,)), 0.5 + jax.random.uniform(keys[3], (room,)))
     q, phi = 0.35 + 0.65 * jax.random.uniform(keys[4], (room,)), jnp.pi * jax.random.uniform(keys[5], (room,))

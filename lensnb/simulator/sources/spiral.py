@@ -113,11 +113,11 @@ def draw_galaxy(
     pitch = hand * (0.18 + 0.3 * late + uniform(0.0, 0.12))
     phase = uniform(0.0, 2 * jnp.pi)
     there = jnp.arange(room) < jax.random.poisson(next(keys), knots * late)
-    radius = 0.4 + 2.8 * jax.random.beta(next(keys), 1.5, 3.0, (room,))
+    radius = 0.4 + 2.8 * (1 - jnp.sqrt(uniform(0.0, 1.0, (room,))))
     ridge = phase + jnp.log(radius) / jnp.tan(pitch) + 2 * jnp.pi / m * jnp.floor(m * uniform(0.0, 1.0, (room,)))
     scatter = jax.random.normal(next(keys), (room,)) * 0.25 / m
     angle = jnp.where(uniform(0.0, 1.0, (room,)) < 0.7, ridge + scatter, uniform(0.0, 2 * jnp.pi, (room,)))
-    power = there * 20.0 ** (1.5 * uniform(0.0, 1.0, (room,)) - 1.5)
+    power = jnp.where(there, 20.0 ** (1.5 * uniform(0.0, 1.0, (room,)) - 1.5), 0.0)
     share = (0.02 + 0.18 * late) * power.sum() / (power.sum() + 0.3)
     return SpiralGalaxy(
         flux=flux, R_d=R_e / 1.678, bulge_fraction=0.45 * (1 - late) ** 1.5 + uniform(0.01, 0.08), bulge_R_e=uniform(0.15, 0.45),
