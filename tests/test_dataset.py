@@ -198,6 +198,14 @@ def test_another_simulation_is_refused(copy, what):
     assert digest(copy) == before
 
 
+def test_a_simulator_that_changes_is_noticed(tmp_path):
+    changing = Lenses()
+    write(tmp_path / "set", changing)
+    changing.level = 0.5
+    with pytest.raises(InputError, match="make other samples"):
+        write(tmp_path / "set", changing)
+
+
 def test_another_prior_is_refused():
     class Drawn:
         def __init__(self, high):
