@@ -42,7 +42,7 @@ class CorrelatedNoise(Noise):
         "An observation of the noiseless `image`."
         self._matches(image)
         white = jnp.fft.fft2(jax.random.normal(key, image.shape, image.dtype))
-        return image + jnp.fft.ifft2(white * jnp.sqrt(self.power)).real
+        return image + jnp.fft.ifft2(white * jnp.sqrt(self.power).astype(white.dtype)).real
 
     def likelihood(self, image: Float[Array, "... ny nx"]) -> Likelihood:
         "Whittle's, whatever the `image`."
@@ -60,7 +60,8 @@ class CorrelatedLikelihood(Likelihood):
 
     def score(self, residual: Float[Array, "ny nx"]) -> Float[Array, "ny nx"]:
         "Its gradient: minus the inverse covariance times the residual."
-        return -jnp.fft.ifft2(jnp.fft.fft2(residual) / self.power).real
+        modes = jnp.fft.fft2(residual)
+        return -jnp.fft.ifft2(modes / self.power.astype(modes.dtype)).real
 
 # %% ../../nbs/simulator/correlated_noise.ipynb #correlated-noise-08
 def from_covariance(

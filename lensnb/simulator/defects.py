@@ -33,7 +33,7 @@ class CosmicRays(Parametric):
         (ny, nx), keys = shape, jax.random.split(key, 6)
         dtype = jnp.zeros(()).dtype
         hits = jax.random.poisson(keys[0], self.rate * exposure * ny * nx)
-        start = jax.random.uniform(keys[1], (self.max_hits, 2)) * jnp.array([ny, nx], dtype) - 0.5
+        start = jax.random.uniform(keys[1], (self.max_hits, 2)) * jnp.array([[ny, nx]], dtype) - 0.5
         direction = jax.random.uniform(keys[2], (self.max_hits,), maxval=2 * jnp.pi)
         cosine2 = jax.random.uniform(keys[3], (self.max_hits,), minval=1e-3)
         length = self.thickness * jnp.sqrt(1 / cosine2 - 1)

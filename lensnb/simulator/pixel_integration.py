@@ -26,7 +26,7 @@ def gauss_rays(
 ) -> tuple[Float[Array, "fy fx"], Float[Array, "fy fx"]]:  # x, y [arcsec], (2 ny, 2 nx)
     "Four rays a pixel, at the nodes of its Gauss rule."
     step = jnp.asarray(pixel_scale, dtype=float)
-    along = [((jnp.arange(n, dtype=step.dtype) - (n - 1) / 2)[:, None] + jnp.array([-NODE, NODE], step.dtype)) * step for n in shape]
+    along = [((jnp.arange(n, dtype=step.dtype) - (n - 1) / 2)[:, None] + jnp.array([[-NODE, NODE]], step.dtype)) * step for n in shape]
     y, x = jnp.meshgrid(*(a.ravel() for a in along), indexing="ij")
     return x, y
 
@@ -60,7 +60,7 @@ SURFACE = np.prod(0.5 + CORNER * RAYS[:, None] / (2 * NODE), axis=2)           #
 
 def divide(surface_brightness, cells: Cells) -> tuple[Cells, Float[Array, "n 4"], Float[Array, "n"]]:
     "The four children of each cell, by how much each mean differs from the cell's own surface, and the largest such distance of a ray."
-    at = lambda c, k: c[:, None] + cells.width[:, None] * jnp.asarray(k, c.dtype)
+    at = lambda c, k: c[:, None] + cells.width[:, None] * jnp.asarray(k[None], c.dtype)
     rays = surface_brightness(at(cells.x, RAYS[:, 0]), at(cells.y, RAYS[:, 1]))
     off = jax.lax.stop_gradient((rays - cells.rays @ jnp.asarray(SURFACE.T, rays.dtype)).reshape(-1, 4, 4))
     four = lambda a: jnp.repeat(a, 4)
@@ -89,7 +89,7 @@ def pixel_means(
     # the worst pixels first: a bar that leaves no more than fit
     room = min(ny * nx, max_cells // 4)
     bars = enough * 2.0 ** jnp.arange(24, dtype=rays.dtype)
-    bar = bars[jnp.argmax((doubt > bars[:, None]).sum(1) <= room)]
+    bar = bars[jnp.argmax((doubt[None] > bars[:, None]).sum(1) <= room)]
     chosen = doubt > bar
     pixel, = jnp.nonzero(chosen, size=room, fill_value=0)
     centre = lambda a: still(a.reshape(ny, 2, nx, 2).mean((1, 3)).ravel()[pixel])
