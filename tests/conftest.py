@@ -18,6 +18,8 @@ from xdist.scheduler import LoadScopeScheduling
 # Most of a test's time is XLA's: no optimisation and its older code generator halve that. Set XLA_FLAGS to test with others.
 QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
 os.environ.setdefault("XLA_FLAGS", QUICK)
+# A worker has one core: a second thread of BLAS would wait in a busy loop, ten times as long as the matrices take.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -20,11 +20,14 @@ def universe():
 
 
 
-@eqx.filter_jit
+@jax.jit
+def solve_row(v):
+    return Lens((NIE(v[0], v[1], v[2], v[3]), Shear(v[4], v[5]))).solve(v[6], v[7], 7)
+
+
 def solve_core(rows):
-    """Rows of theta_E, e1, e2, core, shear (2), source (2); one at a time."""
-    one = lambda v: Lens((NIE(v[0], v[1], v[2], v[3]), Shear(v[4], v[5]))).solve(v[6], v[7], 7)
-    return jax.lax.map(one, rows)
+    """Rows of theta_E, e1, e2, core, shear (2), source (2); one at a time, by one program however many they are."""
+    return jax.tree.map(lambda *parts: np.stack(parts), *map(solve_row, rows))
 
 
 def parity(images):
