@@ -44,5 +44,5 @@ def imprint(
     rays = telescope.rays()
     smooth, moved = (lens.ray_shoot(*rays) for lens in (without, rough))
     first, second = (telescope.integrate(total(source, *beta)) for beta in (smooth, moved))
-    shift = jnp.stack([bin_pixels(b - a, telescope.supersample) for a, b in zip(smooth, moved)])
+    shift = jnp.stack([bin_pixels(b - a, rays[0].shape[0] // telescope.shape[0]) for a, b in zip(smooth, moved)])
     return Imprint(first, second, shift, (second - first) / telescope.noise.sd(first))
