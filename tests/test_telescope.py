@@ -113,6 +113,15 @@ def test_presets(name):
     assert telescope.noise.sky_rms > 0 and telescope.full_well > 1e4
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_kernel_of_thirds_sets_a_star_anywhere(name):
+    coarse, fine, finest = (getattr(presets, name)((41, 41), psf_supersample=k) for k in (1, 3, 9))
+    corner = coarse.pixel_scale / 2
+    images = [telescope.points(corner[None], corner[None], jnp.ones(1)) for telescope in (coarse, fine, finest)]
+    errors = [float(jnp.abs(image - images[2]).max() / images[2].max()) for image in images[:2]]
+    assert errors[1] < 1.5e-2 and errors[1] < errors[0] / 3
+
+
 def test_ten_years_are_deeper_than_a_visit_by_the_square_root_of_the_time():
     ratio = presets.LSST_I_VISIT().noise.sky_rms / presets.LSST_I().noise.sky_rms
     np.testing.assert_allclose(ratio, (460 / 2) ** 0.5, rtol=1e-5)
@@ -173,6 +182,14 @@ REFUSED = {
     "covariance of nothing": lambda: from_covariance(-np.eye(3), (8, 8)),
     "covariance larger than the image": lambda: from_covariance(np.eye(9), (8, 8)),
     "noise for another shape": lambda: CorrelatedNoise(np.ones((4, 4))).sample(jax.random.key(0), jnp.zeros((5, 4))),
+    "PSF that sums to 25": lambda: Telescope((9, 9), 0.1, np.ones((5, 5))),
+    "PSF of no pixel scale": lambda: gaussian_psf(0.1, 0.0),
+    "shape of one number": lambda: Telescope(20, 0.1, np.ones((3, 3)) / 9),
+    "no rays": lambda: Telescope((9, 9), 0.1, np.ones((3, 3)) / 9, supersample=0),
+    "no tolerance": lambda: Telescope((9, 9), 0.1, np.ones((3, 3)) / 9, tolerance=0.0),
+    "spectrum that is not symmetric": lambda: CorrelatedNoise(np.arange(1.0, 21.0).reshape(4, 5)),
+    "more hits than tracks": lambda: CosmicRays(rate=1.0, max_hits=5).sample(jax.random.key(0), (16, 16), 100.0),
+    "probability above one": lambda: bad_columns(jax.random.key(0), (4, 4), 2.0),
     "everything masked": lambda: keep(np.ones((3, 3), bool)),
 }
 
@@ -199,8 +216,22 @@ def test_photons_without_read_noise_are_poisson():
         residual = jnp.asarray((np.array(counts) - mean) / 100, jnp.float32)
         known = stats.poisson.logpmf(counts, mean).sum() + 3 * np.log(100)
         np.testing.assert_allclose(likelihood.log_prob(residual), known, rtol=1e-4)
-    assert likelihood.log_prob(jnp.full(3, -1.0)) == -jnp.inf
-    assert np.isfinite(likelihood.score(jnp.full(3, -1.0))).all()
+    worse = [float(likelihood.log_prob(jnp.full(3, r))) for r in (-0.05, -0.4, -1.0)]
+    assert np.isfinite(worse).all() and worse[0] > worse[1] > worse[2]
+    assert np.all(likelihood.score(jnp.full(3, -1.0)) > 0)
+
+
+def test_the_likelihood_of_photons_holds_in_single_precision_and_leaves_masked_pixels_out(rng=np.random.default_rng(0)):
+    for mean in (0.3, 15.0, 19.9, 20.1, 300.0, 3e5):
+        noise = PoissonNoise(background=mean / 100, exposure=100.0)
+        counts = rng.poisson(mean, 200)
+        residual = jnp.asarray((counts - mean) / 100, jnp.float32)
+        found = noise.likelihood(jnp.zeros(200)).log_prob(residual) - 200 * np.log(100.0)
+        known = stats.poisson.logpmf(counts, mean)
+        assert abs(float(found) - known.sum()) < 2e-4 * np.abs(known).sum() + 0.05
+    half = eqx.tree_at(lambda l: l.mean, noise.likelihood(jnp.zeros(200)), jnp.full(200, mean).at[:100].set(jnp.inf))
+    spoilt = residual.at[:100].set(jnp.nan)
+    assert np.isfinite(half.log_prob(spoilt)) and np.all(half.score(spoilt)[:100] == 0)
 
 
 @pytest.mark.parametrize("noise", [SkyPoissonNoise(0.01, 500.0), PoissonNoise(0.1, 500.0, 4.0, 2.0), CorrelatedNoise(np.full((6, 6), 0.04))])
@@ -224,7 +255,7 @@ def test_the_measured_noise_of_cosmos():
 
 
 def test_more_hits_than_tracks_and_masks():
-    image, touched = CosmicRays(rate=1.0, max_hits=5).sample(jax.random.key(0), (16, 16), 100.0)
+    image, touched = CosmicRays(rate=1.0, max_hits=5).tracks(jax.random.key(0), (16, 16), 100.0)
     assert np.isfinite(image).all() and touched.any() and not touched.all()
     mask = bad_columns(jax.random.key(0), (16, 16), 1.0)
     assert mask[-1].all()

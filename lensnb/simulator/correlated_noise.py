@@ -27,6 +27,12 @@ class CorrelatedNoise(Noise):
     def __check_init__(self):
         if not isinstance(self.power, jax.core.Tracer) and not np.all(np.asarray(self.power) > 0):
             raise InputError("CorrelatedNoise: the power spectrum must be finite and positive for every mode; a little white noise cures a zero.")
+        if self.power.ndim != 2:
+            raise InputError(f"CorrelatedNoise: the power spectrum has shape {self.power.shape}; give one value a mode, (ny, nx).")
+        if not isinstance(self.power, jax.core.Tracer):
+            power = np.asarray(self.power)
+            if not np.allclose(power, np.roll(power[::-1, ::-1], (1, 1), (0, 1)), rtol=1e-3):
+                raise InputError("CorrelatedNoise: the power of k and of -k differ; the spectrum of a real field is symmetric, in the order of fft2.")
 
     def _matches(self, image):
         if image.shape[-2:] != self.power.shape:
@@ -83,12 +89,15 @@ def from_covariance(
         raise InputError(f"from_covariance: {100 * lost:.0f}% of the power is negative, so this is the covariance of no noise; is its centre the variance?")
     return CorrelatedNoise(np.maximum(power, floor * power.mean()))
 
-def cosmos_f814w(shape: tuple[int, int]) -> CorrelatedNoise:
-    "Noise of HST's COSMOS images in F814W, pixels of 0.03 arcsec, unit variance, as measured for galsim, which must be installed."
+def cosmos_f814w(
+    shape: tuple[int, int],  # of the images, (ny, nx)
+    sd: float = 1.0,         # of a pixel, in the images' unit
+) -> CorrelatedNoise:
+    "Noise of HST's COSMOS images in F814W, pixels of 0.03 arcsec, as measured for galsim, which must be installed."
     found = importlib.util.find_spec("galsim")
     if found is None:
         raise InputError("cosmos_f814w: the measured correlation function comes with the package galsim; `pip install galsim`.")
     with fits.open(Path(found.origin).parent / "share" / "acs_I_unrot_sci_20_cf.fits") as file:
         covariance = np.asarray(file[0].data, dtype=float)
     cut = [slice((side - min(side, (n - 1) // 2 * 2 + 1)) // 2, (side + min(side, (n - 1) // 2 * 2 + 1)) // 2) for side, n in zip(covariance.shape, shape)]
-    return from_covariance(covariance[tuple(cut)] / covariance.max(), shape)
+    return from_covariance(sd**2 * covariance[tuple(cut)] / covariance.max(), shape)

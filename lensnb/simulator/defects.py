@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from ..core import Parametric, Scalar, parameter
+from ..core import InputError, Parametric, Scalar, parameter
 
 # %% ../../nbs/simulator/defects.ipynb #defects-07
 class CosmicRays(Parametric):
@@ -23,13 +23,20 @@ class CosmicRays(Parametric):
     width: Scalar = parameter(default=0.5, unit="pixels, sd", lower=0.0, exclusive=True)  # of a track, by diffusion
     max_hits: int = eqx.field(static=True, default=64)  # in one image
 
-    @eqx.filter_jit
     def sample(
         self, key,
         shape: tuple[int, int],  # (ny, nx)
         exposure,                # [s]
     ) -> tuple[Float[Array, "ny nx"], Bool[Array, "ny nx"]]:  # electrons, and pixels with more than a hundredth of a hit
-        "Charge of the tracks in an exposure, and the pixels they touch; at most `max_hits` tracks."
+        "Charge of the tracks in an exposure, and the pixels they touch; raises InputError if `max_hits` are likely too few."
+        expected = self.rate * exposure * shape[0] * shape[1]
+        if not isinstance(expected, jax.core.Tracer) and float(expected + 4 * expected**0.5) > self.max_hits:
+            raise InputError(f"CosmicRays: {float(expected):.0f} hits are expected and max_hits is {self.max_hits}; raise it to {int(expected + 4 * expected**0.5) + 1}.")
+        return self.tracks(key, shape, exposure)
+
+    @eqx.filter_jit
+    def tracks(self, key, shape: tuple[int, int], exposure) -> tuple[Float[Array, "ny nx"], Bool[Array, "ny nx"]]:
+        "`sample` as one program; of more tracks than `max_hits` the last are left out."
         (ny, nx), keys = shape, jax.random.split(key, 6)
         dtype = jnp.zeros(()).dtype
         hits = jax.random.poisson(keys[0], self.rate * exposure * ny * nx)
@@ -57,6 +64,8 @@ def bad_columns(
     probability,             # that a column is bad
 ) -> Bool[Array, "ny nx"]:   # True on bad pixels
     "A mask of bad columns, each from a random row upwards, as a blocked transfer leaves them."
+    if not isinstance(probability, jax.core.Tracer) and not 0 <= probability <= 1:
+        raise InputError(f"bad_columns: the probability is {probability}; give one from 0 to 1.")
     which, where = jax.random.split(key)
     bad = jax.random.bernoulli(which, probability, shape[1:])
     first = jax.random.randint(where, shape[1:], 0, shape[0])

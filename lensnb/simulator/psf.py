@@ -31,6 +31,9 @@ def gaussian_psf(
 ) -> Float[Array, "size size"]:  # sums to 1
     "A Gaussian PSF, integrated exactly over each pixel."
     check_size(size)
+    for name, value in (("fwhm", fwhm), ("pixel_scale", pixel_scale)):
+        if not isinstance(value, jax.core.Tracer) and not value > 0:
+            raise InputError(f"gaussian_psf: {name} is {value}; give an angle above 0 arcsec.")
     sigma = jnp.asarray(fwhm, dtype=float) / (2 * jnp.sqrt(2 * jnp.log(2.0)) * pixel_scale)
     edges = jnp.arange(size + 1, dtype=sigma.dtype) - size / 2
     profile = jnp.diff(erf(edges / (jnp.sqrt(2.0) * sigma))) / 2
@@ -48,14 +51,17 @@ def convolve(
     return spread[psf.shape[0] // 2:, psf.shape[1] // 2:][:image.shape[0], :image.shape[1]]
 
 # %% ../../nbs/simulator/psf.ipynb #psf-12
-def over_pixels(profile, pixel_scale, size: int) -> Float[Array, "size size"]:
-    "A circular `profile` of r [arcsec], integrated over the pixels of a kernel; sums to 1."
+def over_pixels(profile, pixel_scale, size: int, nodes: int = 5) -> Float[Array, "size size"]:
+    "A circular `profile` of r [arcsec], integrated over the pixels of a kernel by `nodes` an axis; sums to 1."
     check_size(size)
-    nodes, weights = np.polynomial.legendre.leggauss(5)
+    if not pixel_scale > 0:
+        raise InputError(f"A PSF's pixel_scale is {pixel_scale}; give an angle above 0 arcsec.")
+    n = nodes
+    nodes, weights = np.polynomial.legendre.leggauss(n)
     along = ((np.arange(size) - size // 2)[:, None] + nodes / 2).ravel()
     r = np.hypot(*np.meshgrid(along, along)) * pixel_scale
     weights = np.outer(weights, weights) / 4
-    values = jnp.einsum("ykxl,kl->yx", jnp.asarray(profile(r), dtype=float).reshape(size, 5, size, 5), weights.astype(jnp.zeros(()).dtype))
+    values = jnp.einsum("ykxl,kl->yx", jnp.asarray(profile(r), dtype=float).reshape(size, n, size, n), weights.astype(jnp.zeros(()).dtype))
     return values / values.sum()
 
 def moffat_psf(
@@ -63,12 +69,13 @@ def moffat_psf(
     pixel_scale: float,  # [arcsec]
     size: int = 21,      # pixels a side, odd
     beta: float = 3.0,   # exponent, above 1: the smaller, the wider the wings
+    nodes: int = 5,      # a pixel and axis; 1 samples the optics, for a kernel finer than the pixels
 ) -> Float[Array, "size size"]:  # sums to 1
     "A Moffat PSF, integrated over each pixel."
     if not (fwhm > 0 and beta > 1):
         raise InputError(f"moffat_psf: fwhm is {fwhm} and beta {beta}; they must be above 0 and above 1.")
     width = fwhm / (2 * np.sqrt(2 ** (1 / beta) - 1))
-    return over_pixels(lambda r: (1 + (r / width) ** 2) ** -beta, pixel_scale, size)
+    return over_pixels(lambda r: (1 + (r / width) ** 2) ** -beta, pixel_scale, size, nodes)
 
 def airy_psf(
     wavelength: float,         # [micron]
@@ -76,16 +83,17 @@ def airy_psf(
     pixel_scale: float,        # [arcsec]
     size: int = 21,            # pixels a side, odd
     obstruction: float = 0.0,  # diameter of the hole [diameters of the mirror]
+    nodes: int = 5,            # a pixel and axis; 1 samples the optics, for a kernel finer than the pixels
 ) -> Float[Array, "size size"]:  # sums to 1
     "The diffraction pattern of a round mirror with a hole, integrated over each pixel."
     if not (wavelength > 0 and diameter > 0 and 0 <= obstruction < 1):
         raise InputError(f"airy_psf: needs wavelength, diameter > 0 and 0 <= obstruction < 1, not {wavelength}, {diameter}, {obstruction}.")
     disc = lambda u: np.where(u < 1e-6, 1.0, 2 * j1(np.maximum(u, 1e-6)) / np.maximum(u, 1e-6))
     scale = np.pi * diameter / (wavelength * 1e-6) * np.deg2rad(1 / 3600)  # u of one arcsec
-    return over_pixels(lambda r: (disc(scale * r) - obstruction**2 * disc(obstruction * scale * r)) ** 2, pixel_scale, size)
+    return over_pixels(lambda r: (disc(scale * r) - obstruction**2 * disc(obstruction * scale * r)) ** 2, pixel_scale, size, nodes)
 
 # %% ../../nbs/simulator/psf.ipynb #psf-16
-def check_psf(psf, shape=None):
+def check_psf(psf, shape=None, normalised=True):
     "Raise InputError for a `psf` that is no kernel, or is larger than the image of `shape`."
     if psf.ndim != 2 or any(side % 2 == 0 for side in psf.shape):
         raise InputError(f"A PSF has two dimensions and odd sides, not shape {psf.shape}: cut or pad it so that its peak is the central pixel.")
@@ -97,11 +105,13 @@ def check_psf(psf, shape=None):
         raise InputError("The PSF holds values that are not finite: replace them, or take another PSF.")
     if not np.sum(psf) > 0:
         raise InputError(f"The sum of the PSF is {np.sum(psf):.3g}; it must be positive: was its background subtracted twice?")
+    if normalised and abs(np.sum(psf) - 1) > 0.05:
+        raise InputError(f"The sum of the PSF is {np.sum(psf):.3g} and not 1: normalise it, as empirical_psf does.")
 
 def empirical_psf(psf) -> Float[Array, "ky kx"]:
     "A measured PSF, normalised to a sum of 1."
     psf = np.asarray(psf, dtype=float)
-    check_psf(psf)
+    check_psf(psf, normalised=False)
     return jnp.asarray(psf / psf.sum(), dtype=float)
 
 # %% ../../nbs/simulator/psf.ipynb #psf-19

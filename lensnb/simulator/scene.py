@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import lineax as lx
 from jaxtyping import Array, Float
 
+from .grid import pixel_grid
 from .lens import Lens
 from .light import LightProfile
 from .multiplane import MultiPlane
@@ -50,18 +51,19 @@ class Scene(eqx.Module):
         pixel_scale,             # of the source [arcsec]
         center_x=0.0,            # of the source's grid [arcsec]
         center_y=0.0,
+        supersample: int | None = None,  # rays a pixel and axis; None: the telescope's, or 4 for each of its kernel's
     ) -> lx.AbstractLinearOperator:  # (shape) -> (ny, nx)
         "`L(p)` for a pixelated source: rays, pixels and PSF in one linear operator with a transpose."
         telescope = self.telescope
-        beta_x, beta_y = self.lens.ray_shoot(*telescope.rays())
-        rays = beta_x.shape[0] // telescope.fine_shape[0]
+        rays = (supersample or telescope.supersample or 4 * telescope.psf_supersample) // telescope.psf_supersample
+        beta_x, beta_y = self.lens.ray_shoot(*pixel_grid(telescope.fine_shape, telescope.pixel_scale / telescope.psf_supersample, rays))
         blurred = blur(telescope.psf, telescope.fine_shape) @ pixel_integration(telescope.fine_shape, rays, telescope.pixel_scale)
         L = blurred @ ray_tracing(beta_x, beta_y, shape, pixel_scale, center_x, center_y)
         return L if telescope.psf_supersample == 1 else pixel_integration(telescope.shape, telescope.psf_supersample) @ L
 
 def several(profiles) -> tuple:
     "One profile, several or none, as a tuple."
-    return () if profiles is None else profiles if isinstance(profiles, tuple) else (profiles,)
+    return () if profiles is None else tuple(profiles) if isinstance(profiles, tuple | list) else (profiles,)
 
 def total(profiles, x, y):
     "Summed surface brightness of one profile, of several, or of none."

@@ -9,7 +9,6 @@ __all__ = ['MAGIC', 'DAMAGE', 'READ', 'FIND', 'kind', 'square_scale', 'Place', '
 # %% ../../nbs/simulator/stacks.ipynb #stacks-03
 import functools
 import os
-import warnings
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -19,11 +18,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 from astropy.io import fits
-from astropy.wcs import WCS
-from astropy.wcs.utils import proj_plane_pixel_scales
 from jaxtyping import Float
 
 from ..core import InputError
+from .sky import header_wcs
 
 # %% ../../nbs/simulator/stacks.ipynb #stacks-06
 MAGIC = {b"SIMPLE": "fits", b"\x1f\x8b": "fits", b"\x89HDF\r\n\x1a\n": "hdf5", b"PK\x03\x04": "npz", b"\x93NUMPY": "npy"}
@@ -44,12 +42,10 @@ def square_scale(header, where: str) -> float | None:
     "Pixel scale [arcsec] of a FITS header, None where it has none; InputError if pixels are not square."
     if "PIXSCALE" in header:
         return float(header["PIXSCALE"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # astropy tells of every card that it repairs
-        wcs = WCS(header, naxis=2)
-    if not wcs.has_celestial:
+    found = header_wcs(header)
+    if found is None:
         return None
-    x, y = proj_plane_pixel_scales(wcs) * 3600
+    x, y = found[1]
     if abs(x / y - 1) > 1e-3:
         raise InputError(f"{where}: its pixels are {x:.5g} by {y:.5g} arcsec; resample it to square pixels.")
     return float(np.sqrt(x * y))

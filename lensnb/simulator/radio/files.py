@@ -44,6 +44,8 @@ def read_csv(
     words = [name for name in columns if columns[name].dtype.kind not in "fiu" and name in ("u", "v", "real", "imag", "sigma", "weight", *EXTRA)]
     if words:
         raise InputError(f"{path}: column {words[0]} holds something that is not a number; correct the table.")
+    if "sigma" not in columns and np.isnan(columns["weight"]).any():
+        raise InputError(f"{path}: {np.isnan(columns['weight']).sum()} weights are not numbers; give 0 to those that are to be left out.")
     keep = columns["weight"] > 0 if "sigma" not in columns else np.full(len(table), True)
     sigma = columns["sigma"] if "sigma" in columns else 1 / np.sqrt(np.where(keep, columns["weight"], 1.0))
     extra = {name: columns[name][keep].astype(kind) for name, kind in EXTRA.items() if name in columns}
@@ -159,6 +161,8 @@ def stokes_i(cube, axis, path):
     if not pick:
         raise InputError(f"{path} has the polarisations {codes}, none of I, RR, LL, XX, YY; give a file with one of them.")
     value, weight = cube[:, :, :, pick, :2], cube[:, :, :, pick, 2]
+    if np.isnan(weight).any():
+        raise InputError(f"{path}: {np.isnan(weight).sum()} weights are not numbers; a flagged visibility has the weight 0 or less: write the file again.")
     good = (weight > 0) & np.isfinite(weight) & np.isfinite(value).all(-1)
     count = good.sum(-1)
     mean = np.where(good[..., None], value, 0.0).sum(-2) / np.maximum(count, 1)[..., None]

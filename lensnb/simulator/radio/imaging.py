@@ -7,6 +7,7 @@ __all__ = ['dirty_image', 'dirty_beam', 'natural_weights', 'density', 'uniform_w
 
 # %% ../../../nbs/simulator/radio/imaging.ipynb #imaging-03
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import lineax as lx
 import numpy as np
@@ -24,6 +25,9 @@ def dirty_image(
     weights: Float[Array | np.ndarray, "n"],
 ) -> Float[Array, "ny nx"]:  # [Jy / beam]
     "The `data` transformed back, in the units of a point source's flux."
+    if not isinstance(weights, jax.core.Tracer) and not (np.all(np.asarray(weights) >= 0) and np.sum(weights) > 0):
+        bad = int(np.sum(~(np.asarray(weights) >= 0)))
+        raise InputError(f"dirty_image: {bad} weights are negative or not a number, the others sum to {np.sum(np.maximum(np.nan_to_num(weights), 0)):.3g}; leave those visibilities out.")
     weights = jnp.asarray(weights, dtype=float)
     return operator.T.mv(jnp.asarray(data, dtype=float) * jnp.stack([weights, weights])) / weights.sum()
 
