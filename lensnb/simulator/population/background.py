@@ -48,7 +48,7 @@ class FaintGalaxies(Parametric):
 
     def size(self, key, i, z, modulus) -> Float[Array, " n"]:
         "Half-light radii [kpc]."
-        M = i - modulus + 2.5 * jnp.log10(1 + z)
+        M = self.magnitude(i, 0.55 * (1 + z)) - modulus + 2.5 * jnp.log10(1 + z)
         R = -(M + 18) / 4 - 1.2 * jnp.log10((1 + z) / 1.6)
         return 10 ** (R + self.size_scatter * jax.random.normal(key, i.shape))
 
