@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WAVELENGTHS', 'GalaxyLens', 'of_magnitude', 'take', 'Selection', 'seeing', 'measured', 'looked_up_distances',
-           'aligned', 'GalaxyLenses', 'sky_density', 'gathered', 'draw_until', 'mean_share', 'surveyed_by']
+           'aligned', 'GalaxyLenses', 'sky_density', 'one_batch', 'draw_until', 'mean_share', 'surveyed_by']
 
 # %% ../../../nbs/simulator/population/lenses.ipynb #lenses-03
 import equinox as eqx
@@ -153,7 +153,6 @@ class GalaxyLenses(Parametric):
     cosmology: Cosmology = eqx.field(default_factory=lambda: FlatLambdaCDM(H0=70.0, Om0=0.3))
     candidates: int = eqx.field(static=True, default=8192)      # of a batch
     room: int = eqx.field(static=True, default=128)             # images of a batch
-    most: int = eqx.field(static=True, default=2000)            # batches before a draw is given up
 
     def __check_init__(self):
         if self.telescope.noise is None or self.telescope.zero_point is None:
@@ -181,14 +180,15 @@ class GalaxyLenses(Parametric):
         passed = self.selection.passed(some, self.telescope) & looked_at
         return some, passed, jnp.mean(worth) * jnp.mean(passed) / jnp.maximum(jnp.mean(looked_at), 1 / self.room)
 
-    def draw(self, key, n: int) -> GalaxyLens:
-        "`n` lenses; InputError (traced: NaN) where the selection leaves too few."
-        return draw_until(self, key, n)
+    def draw(self, key, n: int, most: int = 2000) -> GalaxyLens:
+        "`n` lenses, batch by batch; InputError where `most` batches do not hold them. A key and `n` of more begin with the same lenses."
+        return draw_until(self, key, n, most)
 
-    def per_square_degree(self, key, batches: int = 20) -> Scalar:
+    def per_square_degree(self, key, batches: int = 20) -> float:
         "Lenses expected on a square degree, from so many batches."
-        return mean_share(self, key, batches) * sky_density(self, self.sources.on_sky())
+        return mean_share(self, key, batches) * float(sky_density(self, self.sources.on_sky()))
 
+@eqx.filter_jit
 def sky_density(population, sources_on_sky) -> Scalar:
     "Candidates on a square degree, one for each `sigma^4` and for each of the `sources_on_sky` [1 / arcsec^2] within the Einstein radius."
     area = np.pi * (4 * np.pi * RADIAN / LIGHT_SPEED**2) ** 2   # for D_ls = D_s [arcsec^2 (km/s)^-4]
@@ -196,35 +196,29 @@ def sky_density(population, sources_on_sky) -> Scalar:
 
 # %% ../../../nbs/simulator/population/lenses.ipynb #lenses-14
 @eqx.filter_jit
-def gathered(population, key, n: int):
-    "`n` places filled batch by batch, and how many are."
-    empty = jax.tree.map(lambda a: jnp.full((n, *a.shape[1:]), jnp.nan if jnp.issubdtype(a.dtype, jnp.floating) else 0, a.dtype),
-                         eqx.filter_eval_shape(population.batch, key)[0])
+def one_batch(population, key):
+    "The population's `batch`, as one program for the draws and the counts of all populations alike in shape."
+    return population.batch(key)
 
-    def more(state):
-        systems, count, turn = state
-        some, passed, _ = population.batch(jax.random.fold_in(key, turn))
-        place = jnp.where(passed, count + jnp.cumsum(passed) - 1, n)
-        systems = jax.tree.map(lambda a, b: a.at[place].set(b, mode="drop"), systems, some)
-        return systems, count + jnp.sum(passed), turn + 1
-
-    systems, count, _ = jax.lax.while_loop(lambda state: (state[1] < n) & (state[2] < population.most), more, (empty, 0, 0))
-    return systems, count
-
-def draw_until(population, key, n: int):
-    "`n` systems of a population with `batch(key)` and `most`."
+def draw_until(population, key, n: int, most: int):
+    "`n` systems of a population, from `most` batches at most."
     if n < 1:
         raise InputError(f"{type(population).__name__}: n = {n} systems are no draw; give 1 or more.")
-    systems, count = gathered(population, key, n)
-    if not isinstance(count, jax.core.Tracer) and count < n:
-        raise InputError(f"{type(population).__name__}: the selection accepts {int(count)} of {population.most * population.candidates} candidates and "
-                         f"{n} are wanted; ask less of the lenses, or look through more batches, most = {10 * population.most}.")
-    return systems
+    parts, count = [], 0
+    for turn in range(most):
+        some, passed, _ = jax.tree.map(np.asarray, one_batch(population, jax.random.fold_in(key, turn)))
+        parts.append(take(some, np.flatnonzero(passed)))
+        count += int(passed.sum())
+        if count >= n:
+            return jax.tree.map(lambda *arrays: jnp.asarray(np.concatenate(arrays)[:n]), *parts)
+    raise InputError(f"{type(population).__name__}: the selection accepts {count} of {most * population.candidates} candidates and {n} are "
+                     f"wanted; ask less of the lenses, or look through more batches, most = {10 * most}.")
 
-@eqx.filter_jit
-def mean_share(population, key, batches: int) -> Scalar:
+def mean_share(population, key, batches: int) -> float:
     "Mean share of the candidates that pass, over `batches`."
-    return jnp.mean(jax.lax.map(lambda k: population.batch(k)[2], jax.random.split(key, batches)))
+    if batches < 1:
+        raise InputError(f"{type(population).__name__}: batches = {batches} count nothing; give 1 or more.")
+    return float(np.mean([one_batch(population, jax.random.fold_in(key, turn))[2] for turn in range(batches)]))
 
 # %% ../../../nbs/simulator/population/lenses.ipynb #lenses-16
 WAVELENGTHS = {HST_ACS_F814W: 0.806, HST_WFC3_F814W: 0.806, EUCLID_VIS: 0.72, LSST_I: 0.755, LSST_I_VISIT: 0.755, ROMAN_F129: 1.29,
