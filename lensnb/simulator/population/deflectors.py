@@ -24,7 +24,7 @@ def old_magnitude(
     M_r: Float[Array, "..."],      # absolute magnitude in r at rest
     z: Float[Array, "..."],        # redshift
     modulus: Float[Array, "..."],  # distance modulus
-    wavelength: Scalar,            # of the band [micron]
+    wavelength,                    # of the band [micron]
 ) -> Float[Array, "..."]:
     "Apparent AB magnitude of an old stellar population, by its spectrum at single wavelengths."
     rest = jnp.log(wavelength / (1 + z))
