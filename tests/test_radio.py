@@ -438,7 +438,7 @@ def test_a_table_of_visibilities_goes_out_and_comes_back(tmp_path, observed):
     ("u,v,real,imag,sigma\n1,2,nan,4,1\n1,2,3,4,1\n", "1 of 2 visibilities are NaN"),
     ("u,v,real,imag,sigma\n1,2,,4,1\n1,2,3,4,1\n", "1 of 2 visibilities are NaN"),
     ("u,v,real,imag,sigma\n1,2,3,4,-1\n1,2,3,4,1\n", "1 of 2 sigma"),
-    ("u,v,real,imag,weight\n1,2,3,4,-1\n1,2,3,4,nan\n", "empty"),
+    ("u,v,real,imag,weight\n1,2,3,4,-1\n1,2,3,4,nan\n", "not numbers"),
     ("", "table of visibilities"),
 ])
 def test_a_table_that_cannot_be_used_is_refused(text, sentence, tmp_path):

@@ -184,7 +184,6 @@ REFUSED = {
     "noise for another shape": lambda: CorrelatedNoise(np.ones((4, 4))).sample(jax.random.key(0), jnp.zeros((5, 4))),
     "PSF that sums to 25": lambda: Telescope((9, 9), 0.1, np.ones((5, 5))),
     "PSF of no pixel scale": lambda: gaussian_psf(0.1, 0.0),
-    "shape of one number": lambda: Telescope(20, 0.1, np.ones((3, 3)) / 9),
     "no rays": lambda: Telescope((9, 9), 0.1, np.ones((3, 3)) / 9, supersample=0),
     "no tolerance": lambda: Telescope((9, 9), 0.1, np.ones((3, 3)) / 9, tolerance=0.0),
     "spectrum that is not symmetric": lambda: CorrelatedNoise(np.arange(1.0, 21.0).reshape(4, 5)),
