@@ -162,6 +162,8 @@ def test_a_damaged_chunk_is_named_and_made_again(whole, copy, damage):
     assert np.array_equal(dataset[30:][0], whole[30:][0]), "the others can be read"
     with pytest.raises(InputError, match="20 to 29"):
         list(dataset.batches(5, KEY, epochs=1))
+    with pytest.raises(InputError, match="20 to 29"):
+        sampler(dataset, 5)
     write(copy)
     assert digest(copy) == digest(whole.path)
 

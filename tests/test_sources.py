@@ -16,11 +16,13 @@ from scipy.optimize import brentq
 from lensnb.core import InputError
 from lensnb.simulator.convergence_map import check_kappa, overlap, read_convergence, resampled, scaled, tapered, zoomed
 from lensnb.simulator.critical import einstein_radius
+from lensnb.simulator.fits import write_images
 from lensnb.simulator.galaxies import half_light
 from lensnb.simulator.grid import pixel_grid
 from lensnb.simulator.lens import Lens
 from lensnb.simulator.light import Sersic
 from lensnb.simulator.mass import NIE, PixelatedConvergence
+from lensnb.simulator.sky import linear_wcs
 from lensnb.simulator.sources import SpiralGalaxy, behind, draw_galaxy, draw_mixture, read_galaxies, sersic_luminosity
 from lensnb.simulator.sources.library import fault, sky
 from lensnb.simulator.stacks import Stack
@@ -353,3 +355,18 @@ def test_no_mass_is_lost_between_pixels(old, ratio):
 def test_resampling_refused(scale):
     with pytest.raises(InputError, match="positive number"):
         resampled(nie()[1], scale)
+
+
+def test_an_image_and_its_errors_are_no_stack(tmp_path):
+    path = tmp_path / "image.fits"
+    images = [fits.ImageHDU(np.ones((8, 8), "f4"), name=name) for name in ("SCI", "ERR")]
+    fits.HDUList([fits.PrimaryHDU(), *images]).writeto(path)
+    with pytest.raises(InputError, match="SCI, ERR; ERR is no stack"):
+        Stack(path)
+    assert len(Stack(path, name="sci")) == 1
+
+
+def test_a_map_that_the_house_wrote_keeps_its_scale(tmp_path):
+    path = tmp_path / "kappa.fits"
+    write_images(path, {"kappa": (np.ones((16, 16), "f4"), linear_wcs((16, 16), 0.05), "")})
+    np.testing.assert_allclose(read_convergence(path).pixel_scale, 0.05, rtol=1e-6)

@@ -118,6 +118,10 @@ class Dataset:
         "The samples whose chunks are not there."
         return [self.store.rows(k) for k in range(self.store.count) if not self.store.there(k)]
 
+    def damaged(self) -> list[slice]:
+        "The samples whose chunks are not there or cannot be read; reads them all."
+        return [self.store.rows(k) for k in range(self.store.count) if not self.store.sound(k)]
+
     def __getitem__(self, index):
         "`(theta, y)` of one sample, or with a leading axis of those in a slice or an array of integers or booleans."
         rows = range(len(self))[index] if isinstance(index, (int, slice)) else np.arange(len(self))[np.asarray(index)]
@@ -184,7 +188,9 @@ def sampler(
     dataset,          # a `Dataset`
     batch_size: int,
 ):                    # batch(key) -> (theta, y)
-    "Batches by their key, the form in which `fit` takes data: different samples, from as few random chunks as hold enough."
+    "Batches by their key, the form in which `fit` takes data: different samples, from as few random chunks as hold enough; raises InputError for a damaged store."
+    if gaps := dataset.damaged():
+        raise InputError(f"{lost(dataset.store.path, gaps)}; run write_dataset again with the same simulator and key.")
     n, chunk, count = len(dataset), dataset.made["chunk"], dataset.store.count
     if not 0 < batch_size <= n:
         raise InputError(f"Batches of {batch_size} cannot be drawn from {n} samples; give a batch_size from 1 to {n}.")

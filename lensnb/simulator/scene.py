@@ -16,7 +16,7 @@ from .grid import pixel_grid
 from .lens import Lens
 from .light import LightProfile
 from .multiplane import MultiPlane
-from .operators import blur, pixel_integration, ray_tracing
+from .operators import blur, pixel_flux, ray_tracing
 from .point_source import PointSource
 from .telescope import Telescope
 
@@ -57,9 +57,9 @@ class Scene(eqx.Module):
         telescope = self.telescope
         rays = (supersample or telescope.supersample or 4 * telescope.psf_supersample) // telescope.psf_supersample
         beta_x, beta_y = self.lens.ray_shoot(*pixel_grid(telescope.fine_shape, telescope.pixel_scale / telescope.psf_supersample, rays))
-        blurred = blur(telescope.psf, telescope.fine_shape) @ pixel_integration(telescope.fine_shape, rays, telescope.pixel_scale)
+        blurred = blur(telescope.psf, telescope.fine_shape) @ pixel_flux(telescope.fine_shape, rays, telescope.pixel_scale)
         L = blurred @ ray_tracing(beta_x, beta_y, shape, pixel_scale, center_x, center_y)
-        return L if telescope.psf_supersample == 1 else pixel_integration(telescope.shape, telescope.psf_supersample) @ L
+        return L if telescope.psf_supersample == 1 else pixel_flux(telescope.shape, telescope.psf_supersample) @ L
 
 def several(profiles) -> tuple:
     "One profile, several or none, as a tuple."
