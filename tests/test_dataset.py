@@ -257,7 +257,7 @@ REFUSED = [dict(n=0), dict(chunk=0), dict(names=["a"]), dict(simulator=Wrong(M, 
            dict(simulator=Wrong(V, {"a/b": V})), dict(simulator=Wrong(V, {1: V}))]
 
 
-@pytest.mark.parametrize("options", REFUSED, ids=str)
+@pytest.mark.parametrize("options", REFUSED, ids=[f"{next(iter(o))}-{k}" for k, o in enumerate(REFUSED)])
 def test_refused(tmp_path, options):
     with pytest.raises(InputError):
         write(tmp_path / "set", **options)
