@@ -101,6 +101,7 @@ def check_psf(psf, shape=None, normalised=True):
         raise InputError(f"The PSF of {psf.shape} pixels is larger than the image of {tuple(shape)}: cut its wings, or take a larger field.")
     if isinstance(psf, jax.core.Tracer):
         return
+    psf = np.asarray(psf)
     if not np.isfinite(psf).all():
         raise InputError("The PSF holds values that are not finite: replace them, or take another PSF.")
     if not np.sum(psf) > 0:

@@ -25,9 +25,10 @@ def dirty_image(
     weights: Float[Array | np.ndarray, "n"],
 ) -> Float[Array, "ny nx"]:  # [Jy / beam]
     "The `data` transformed back, in the units of a point source's flux."
-    if not isinstance(weights, jax.core.Tracer) and not (np.all(np.asarray(weights) >= 0) and np.sum(weights) > 0):
-        bad = int(np.sum(~(np.asarray(weights) >= 0)))
-        raise InputError(f"dirty_image: {bad} weights are negative or not a number, the others sum to {np.sum(np.maximum(np.nan_to_num(weights), 0)):.3g}; leave those visibilities out.")
+    if not isinstance(weights, jax.core.Tracer):
+        good = np.asarray(weights) >= 0
+        if not (good.all() and np.asarray(weights).sum() > 0):
+            raise InputError(f"dirty_image: {(~good).sum()} weights are negative or not a number, the others sum to {np.asarray(weights)[good].sum():.3g}; leave those visibilities out.")
     weights = jnp.asarray(weights, dtype=float)
     return operator.T.mv(jnp.asarray(data, dtype=float) * jnp.stack([weights, weights])) / weights.sum()
 
