@@ -48,7 +48,7 @@ def write_dataset(
     chunk: int = 256,         # samples a chunk and a compiled batch
     names=None,               # of the parameters; those of `simulator.prior` when not given
     progress: bool = True,    # show a bar
-) -> "Dataset":
+):
     """Simulate `n` samples into the store at `path`, or those of them that it lacks.
 
     Killed at any moment and called again with the same arguments, it goes on to the same bytes. Raises InputError when

@@ -91,7 +91,7 @@ def check_order(z_front, z_l, z_behind, z_s, m_low, m_high):
 _SCATTER = [np.asarray(a) for a in np.polynomial.hermite_e.hermegauss(5)]
 
 class LineOfSight(Parametric):
-    "Halos between observer and source, to draw from; `LineOfSight.of` makes it."
+    "Halos between observer and source, to draw from; its class method `of` makes it."
     z: Float[Array, " planes"]               # in order, without the main lens
     log_m: Float[Array, " knots"]            # ln(M200 [Msun])
     log_rate: Float[Array, "planes knots"]   # ln(dN / dln m)

@@ -159,7 +159,7 @@ class BrokenPowerLaw(MassFunction):
         return jnp.log(jnp.stack([self.m_low, jnp.clip(self.m_break, self.m_low, self.m_high), self.m_high]))
 
 class Tabulated(MassFunction):
-    "A mass function by `ln(dN / dln m)` at knots in `ln m`, a power law between them; `Tabulated.of` makes one."
+    "A mass function by `ln(dN / dln m)` at knots in `ln m`, a power law between them; its class method `of` makes one."
     log_m: Float[Array, "*batch knots"]
     log_rate: Float[Array, "*batch knots"]
     normalisation: Scalar = parameter(lower=0.0, default=1.0)
