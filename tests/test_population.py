@@ -13,11 +13,14 @@ from lensnb.core import InputError
 from lensnb.simulator.cosmology import FlatLambdaCDM, LambdaCDM
 from lensnb.simulator.dataset import write_dataset
 from lensnb.simulator.mass.sis import dispersion_einstein_radius
-from lensnb.simulator.population import (Catalogue, FaintGalaxies, GalaxyLens, GalaxyLenses, LensedQuasar, LensedQuasars, from_table, surveyed_by,
-                                         to_table)
+from lensnb.simulator.noise import SkyPoissonNoise
+from lensnb.simulator.population import (Catalogue, FaintGalaxies, GalaxyLens, GalaxyLenses, LensedQuasar, LensedQuasars, PopulationSimulator,
+                                         from_table, margins, surveyed_by, to_table)
 from lensnb.simulator.population.deflectors import Deflectors, rayleigh_ellipticity
-from lensnb.simulator.population.lenses import aligned, looked_up_distances, measured, one_batch, take
-from lensnb.simulator.telescope import EUCLID_VIS, LSST_I, LSST_I_VISIT, Telescope
+from lensnb.simulator.population.lenses import WAVELENGTHS, measured, seeing
+from lensnb.simulator.population.pairs import aligned, looked_up_distances, one_batch, take
+from lensnb.simulator.psf import gaussian_psf
+from lensnb.simulator.telescope import EUCLID_VIS, HST_ACS_F814W, HST_WFC3_F814W, JWST_F150W, LSST_I, LSST_I_VISIT, ROMAN_F129, Telescope
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +93,8 @@ def test_what_is_not_hopeful_does_not_pass(lsst):
 
 
 def test_a_quasars_images_are_those_of_its_lens():
-    quasars = LensedQuasars(LSST_I_VISIT((32, 32), supersample=2), 0.755, candidates=2048, room=32)
-    system, stays = eqx.filter_jit(lambda p, key: p.candidate(key))(quasars, jax.random.key(0))
+    quasars = LensedQuasars(LSST_I_VISIT((32, 32), supersample=2, psf_supersample=1), 0.755, candidates=2048, room=32)
+    system, stays = eqx.filter_jit(lambda p, key: p.candidate(key, 2048))(quasars, jax.random.key(0))
     assert isinstance(system, LensedQuasar) and 0 < np.mean(stays) < 0.5
     assert np.all(system.quasar_magnitude < quasars.selection.limit(quasars.telescope) + 3.001)
     # the same image twice fails, a wide double passes
@@ -128,10 +131,82 @@ def test_quasars_survive_a_table():
 
 def test_a_catalogue_fills_a_data_set(found, lsst, tmp_path):
     catalogue = Catalogue(found, lsst.telescope)
-    data = write_dataset(tmp_path / "lenses", catalogue, 6, jax.random.key(0), names=catalogue.names, chunk=3, progress=False)
+    data = write_dataset(tmp_path / "lenses", catalogue, 6, jax.random.key(0), chunk=3, progress=False)
     theta, y = data[:]
     assert data.names == catalogue.names and y.shape == (6, 32, 32) and np.isfinite(y).all()
     assert set(theta[:, data.names.index("sigma")].tolist()) <= set(np.asarray(found.sigma).tolist())
+
+
+def test_a_population_fills_a_data_set_with_what_its_survey_finds(found, lsst, tmp_path):
+    names = ("theta_E", "sigma", "signal_to_noise", "magnification", "source_R_e")
+    simulator = PopulationSimulator(lsst, margins(found, names))
+    theta, y = write_dataset(tmp_path / "lenses", simulator, 6, jax.random.key(0), chunk=3, progress=False)[:]
+    assert theta.shape == (6, 5) and y.shape == (6, 32, 32) and np.isfinite(y).all() and len(set(theta[:, 0].tolist())) == 6
+    assert np.all(theta[:, 2] > 20) and np.all(theta[:, 3] > 3)
+    blur = float(seeing(lsst.telescope))
+    assert np.all(theta[:, 0] ** 2 > theta[:, 4] ** 2 + (blur / 2) ** 2) and np.all(theta[:, 3] * theta[:, 4] > blur)
+    impossible = eqx.tree_at(lambda p: p.selection.theta_E_min, lsst, jnp.asarray(9.0, dtype=float))
+    nothing = eqx.filter_jit(lambda p, key: p.one(key, tries=3))(impossible, jax.random.key(0))
+    assert np.isnan(nothing.theta_E)
+
+
+def test_single_systems_are_those_of_the_batches(lsst):
+    """Rejection one by one and the selection of whole batches: the same distribution of Einstein radii."""
+    single = np.sort(eqx.filter_jit(lambda p, keys: jax.lax.map(lambda key: p.one(key).theta_E, keys))(lsst, jax.random.split(jax.random.key(1), 24)))
+    batches = np.sort(np.asarray(lsst.draw(jax.random.key(2), 24).theta_E))
+    grid = np.concatenate([single, batches])
+    distance = np.abs(np.searchsorted(single, grid, "right") - np.searchsorted(batches, grid, "right")).max() / 24
+    assert distance < 0.56   # Kolmogorov and Smirnov's test at 0.001
+
+
+def test_margins_keep_to_what_a_column_can_be(found):
+    prior = margins(found, ("theta_E", "gamma1"))
+    drawn = jax.vmap(prior.sample)(jax.random.split(jax.random.key(0), 200))
+    assert prior.names == ("theta_E", "gamma1") and drawn[:, 0].min() > 0 > drawn[:, 1].min()
+    assert abs(np.log(drawn[:, 0]).mean() - np.log(found.theta_E).mean()) < 0.2
+    with pytest.raises(InputError, match="colour is no column"):
+        margins(found, ("colour",))
+    with pytest.raises(InputError, match="theta_E is no column with one number for each"):
+        margins(take(found, 0), ("theta_E",))
+
+
+SIDES = {LSST_I_VISIT: 32, LSST_I: 32, EUCLID_VIS: 32, ROMAN_F129: 32, HST_WFC3_F814W: 64, HST_ACS_F814W: 64, JWST_F150W: 96}
+
+
+def test_every_preset_sees_a_lens():
+    """One lens before each telescope: as large in magnification, finite, and better seen by the deeper and the sharper."""
+    one = GalaxyLens(0.5, 2.0, 220.0, 0.8, -0.1, 0.0, 0.03, 0.0, 20.0, 0.6, 25.0, 0.1, 0.1, 0.0, 0.15, 0.1)
+    seen = {}
+    for preset, side in SIDES.items():
+        population = surveyed_by(preset, (side, side))
+        assert population.wavelength == pytest.approx(WAVELENGTHS[preset]) and population.sources.faintest > 25
+        assert np.all(population.selection.hopeful(one, population.telescope)) or preset is LSST_I_VISIT
+        seen[preset] = eqx.filter_jit(measured)(one, population.telescope)
+        assert np.isfinite(seen[preset].signal_to_noise) and seen[preset].magnification > 3
+    magnification = [float(system.magnification) for preset, system in seen.items() if preset not in (LSST_I, LSST_I_VISIT)]
+    assert max(magnification) < 1.1 * min(magnification)
+    depth = {preset: float(system.signal_to_noise) for preset, system in seen.items()}
+    assert depth[LSST_I_VISIT] < depth[EUCLID_VIS] < depth[HST_ACS_F814W] < depth[JWST_F150W]
+    assert depth[LSST_I_VISIT] < depth[LSST_I] and depth[HST_WFC3_F814W] < depth[HST_ACS_F814W]
+
+
+# lenses of LensPop's table for single LSST exposures: Einstein radius, q, magnitude and R_e of the lens, source x, y, q, angle, R_e, magnitude; magnification, S/N
+LENSPOP = [(0.57, 0.738, 20.41, 0.58, -0.11, -0.41, 0.443, 101.1, 0.17, 22.71, 3.51, 53.59), (0.94, 0.651, 18.04, 0.88, -0.03, -0.22, 0.566, 81.5, 0.24, 23.63, 9.12, 31.09),
+           (0.88, 0.315, 19.96, 0.74, -0.07, 0.02, 0.714, 27.5, 0.26, 23.60, 5.76, 25.55), (1.35, 0.820, 19.23, 0.73, 0.44, -0.69, 0.592, 2.5, 0.57, 24.04, 3.40, 6.94)]
+
+
+def test_lenspop_measures_the_same():
+    """Its 60 s in i: Gaussian of 0.535 arcsec on pixels of 0.18, zero point 30 for 25 s at 4.5 electrons a count, sky 20.1, 222 electrons of read noise squared."""
+    zero_point, total = 30 - 2.5 * np.log10(25 / 4.5), 60.0
+    background = 10 ** (0.4 * (zero_point - 20.1)) * 0.18**2 * total
+    telescope = Telescope((61, 61), 0.18, gaussian_psf(0.535, 0.18, 25), SkyPoissonNoise((background + 222) ** 0.5 / total, total), 4, zero_point=zero_point)
+    look = eqx.filter_jit(measured)
+    for theta_E, q, m, R_e, x, y, source_q, angle, source_R_e, source_m, magnification, ratio in LENSPOP:
+        e, source_e = (1 - q) / (1 + q), (1 - source_q) / (1 + source_q)
+        form = source_e * np.cos(2 * np.deg2rad(angle)), source_e * np.sin(2 * np.deg2rad(angle))
+        seen = look(GalaxyLens(0.5, 2.0, 200.0, theta_E, -e, 0.0, 0.0, 0.0, m, R_e, source_m, source_R_e, *form, x, y), telescope)
+        assert float(seen.magnification) == pytest.approx(magnification, rel=0.03)
+        assert float(seen.signal_to_noise) == pytest.approx(ratio, rel=0.14)
 
 
 @pytest.mark.parametrize("n", [0, -3])

@@ -7,11 +7,12 @@ __all__ = []
 
 # %% ../../../nbs/simulator/population/index.ipynb #population-index-03
 from .background import FaintGalaxies, Quasars
-from .catalogue import Catalogue, from_table, to_table
+from .catalogue import Catalogue, PopulationSimulator, from_table, margins, to_table
 from .deflectors import Deflectors
 from .lensed_quasars import LensedQuasar, LensedQuasars, QuasarSelection
 from .lenses import GalaxyLens, GalaxyLenses, Selection, surveyed_by
+from .pairs import AbstractPopulation, System
 
 # %% ../../../nbs/simulator/population/index.ipynb #population-index-04
-__all__ = ["Catalogue", "Deflectors", "FaintGalaxies", "GalaxyLens", "GalaxyLenses", "LensedQuasar", "LensedQuasars", "QuasarSelection", "Quasars",
-           "Selection", "from_table", "surveyed_by", "to_table"]
+__all__ = ["AbstractPopulation", "Catalogue", "Deflectors", "FaintGalaxies", "GalaxyLens", "GalaxyLenses", "LensedQuasar", "LensedQuasars",
+           "PopulationSimulator", "QuasarSelection", "Quasars", "Selection", "System", "from_table", "margins", "surveyed_by", "to_table"]

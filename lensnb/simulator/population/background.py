@@ -13,8 +13,12 @@ from jaxtyping import Array, Float
 
 from ...core import Parametric, Scalar, parameter
 from ..cosmology import HUBBLE_DISTANCE, Cosmology
+from .deflectors import colour
 
 # %% ../../../nbs/simulator/population/background.ipynb #background-06
+_BLUE = np.array([(0.1, 4.0), (0.122, 1.7), (0.15, 1.6), (0.23, 1.4), (0.30, 1.3), (0.36, 1.15), (0.42, 0.6), (0.47, 0.4), (0.618, 0.0), (0.75, -0.17),
+                  (0.893, -0.28), (1.25, -0.45), (1.65, -0.55), (2.15, -0.4), (3.5, 0.1)])  # micron, AB magnitude less r
+
 class FaintGalaxies(Parametric):
     "Galaxies in the background: counts, redshifts and sizes by i magnitude."
     density: Scalar = parameter(default=46.0, unit="1 / arcmin^2, brighter than i = 25", lower=0.0)
@@ -25,7 +29,8 @@ class FaintGalaxies(Parametric):
     faintest: Scalar = parameter(default=27.5, unit="mag, in i")
     size_scatter: Scalar = parameter(default=0.35, unit="dex", lower=0.0)
     ellipticity: Scalar = parameter(default=0.3, lower=0.0, exclusive=True)    # Rayleigh scale of 1 - q
-    colour: Scalar = parameter(default=0.5)                                    # f_nu goes as wavelength to this power
+    brighter: Scalar = parameter(default=0.7, unit="mag")                      # the absolute magnitude that sizes go by, than the spectrum makes it
+    magnitude_scatter: Scalar = parameter(default=0.7, unit="mag", lower=0.0)  # of that magnitude
 
     def on_sky(self) -> Scalar:
         "Galaxies a square arcsec."
@@ -42,15 +47,15 @@ class FaintGalaxies(Parametric):
         parts = jax.random.exponential(z_key, (4, n))   # a gamma variate of whole shape is a sum of exponentials
         return i, z0 * (parts[:3].sum(0) + jnp.where(fourth, parts[3], 0.0))
 
-    def magnitude(self, i, wavelength) -> Float[Array, "..."]:
-        "Magnitude at `wavelength` [micron] of galaxies of magnitude `i`."
-        return i - 2.5 * self.colour * jnp.log10(wavelength / 0.76)
+    def magnitude(self, i, z, wavelength) -> Float[Array, "..."]:
+        "Magnitude at `wavelength` [micron] of galaxies of magnitude `i` at `z`."
+        return i + colour(_BLUE, wavelength / (1 + z)) - colour(_BLUE, 0.755 / (1 + z))
 
     def size(self, key, i, z, modulus) -> Float[Array, " n"]:
         "Half-light radii [kpc]."
-        M = self.magnitude(i, 0.55 * (1 + z)) - modulus + 2.5 * jnp.log10(1 + z)
-        R = -(M + 18) / 4 - 1.2 * jnp.log10((1 + z) / 1.6)
-        return 10 ** (R + self.size_scatter * jax.random.normal(key, i.shape))
+        large, bright = jax.random.normal(key, (2, *i.shape))
+        M_r = i - modulus - colour(_BLUE, 0.755 / (1 + z)) + 2.5 * jnp.log10(1 + z) - self.brighter + self.magnitude_scatter * bright
+        return 10 ** (-(M_r + 18) / 4 - 1.2 * jnp.log10((1 + z) / 1.6) + self.size_scatter * large)
 
 # %% ../../../nbs/simulator/population/background.ipynb #background-09
 class Quasars(Parametric):

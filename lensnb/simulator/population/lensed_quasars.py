@@ -9,19 +9,17 @@ __all__ = ['IMAGES', 'measures', 'LensedQuasar', 'imaged', 'separation', 'Quasar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ...core import InputError, Parametric, Scalar, parameter
+from ...core import Parametric, Scalar, parameter
 from ..cosmology import Cosmology, FlatLambdaCDM
-from ..lens import Lens
 from ..light import Sersic
-from ..mass import SIE, Shear
 from ..mass.sis import RADIAN
 from ..point_source import PointSource
 from .background import Quasars
 from .deflectors import Deflectors, rayleigh_ellipticity
-from .lenses import aligned, draw_until, mean_share, of_magnitude, sky_density, take
+from .lenses import sharpness
+from .pairs import AbstractPopulation, System, aligned, check_observable, of_magnitude
 from ..scene import Scene
 from ..telescope import Telescope, flux_to_magnitude, magnitude_to_flux
 
@@ -32,18 +30,8 @@ def measures(unit: str = ""):
     "A field with one number for each place of an image."
     return eqx.field(metadata=dict(unit=unit), default=None)
 
-class LensedQuasar(Parametric):
+class LensedQuasar(System):
     "A quasar in its galaxy behind a galaxy; with a leading axis, many."
-    z_l: Scalar = parameter(lower=0.0)
-    z_s: Scalar = parameter(lower=0.0)
-    sigma: Scalar = parameter(unit="km / s", lower=0.0)            # velocity dispersion
-    theta_E: Scalar = parameter(unit="arcsec", lower=0.0)
-    e1: Scalar = parameter()                                       # of the mass and of its light
-    e2: Scalar = parameter()
-    gamma1: Scalar = parameter()                                   # shear
-    gamma2: Scalar = parameter()
-    lens_magnitude: Scalar = parameter(unit="mag")                 # AB, in the band
-    lens_R_e: Scalar = parameter(unit="arcsec", lower=0.0)
     quasar_magnitude: Scalar = parameter(unit="mag")               # AB, in the band, unlensed
     host_magnitude: Scalar = parameter(unit="mag")                 # the same of the galaxy around it
     host_R_e: Scalar = parameter(unit="arcsec", lower=0.0)
@@ -56,10 +44,6 @@ class LensedQuasar(Parametric):
     magnification: Float[Array, "*batch images"] | None = measures()   # signed
     delay: Float[Array, "*batch images"] | None = measures("d")    # after the first
 
-    def lens(self, cosmology: Cosmology | None = None) -> Lens:
-        "An isothermal ellipsoid in a shear."
-        return Lens((SIE(self.theta_E, self.e1, self.e2), Shear(self.gamma1, self.gamma2)), self.z_l, self.z_s, cosmology)
-
     def host(self, telescope: Telescope) -> Sersic:
         "The quasar's galaxy: an exponential disc."
         return of_magnitude(telescope, self.host_magnitude, self.host_R_e, 1.0, self.host_e1, self.host_e2, self.source_x, self.source_y)
@@ -67,8 +51,7 @@ class LensedQuasar(Parametric):
     def scene(self, telescope: Telescope, source=None) -> Scene:
         "The scene before a `telescope`; a profile given as `source` stands in for the host."
         quasar = PointSource(magnitude_to_flux(telescope, self.quasar_magnitude), self.source_x, self.source_y)
-        light = of_magnitude(telescope, self.lens_magnitude, self.lens_R_e, 4.0, self.e1, self.e2)
-        return Scene(self.lens(), self.host(telescope) if source is None else source, telescope, light, quasar)
+        return Scene(self.lens(), self.host(telescope) if source is None else source, telescope, self.lens_light(telescope), quasar)
 
 def imaged(system: LensedQuasar, cosmology: Cosmology) -> LensedQuasar:
     "The system with its images and delays."
@@ -91,8 +74,7 @@ class QuasarSelection(Parametric):
 
     def limit(self, telescope: Telescope) -> Scalar:
         "Magnitude of the faintest point that is detected."
-        rms = telescope.noise.sd(jnp.zeros(())) / telescope.psf_supersample       # of a pixel of the PSF
-        return flux_to_magnitude(telescope, self.detection * rms / jnp.sqrt(jnp.sum(telescope.psf**2)))
+        return flux_to_magnitude(telescope, self.detection * telescope.noise.sd(jnp.zeros(())) / sharpness(telescope))
 
     def hopeful(self, system: LensedQuasar, telescope: Telescope) -> Bool[Array, "..."]:
         "Whether the images could pass at all: more than a sphere magnifies, and separations half as large or as small."
@@ -112,7 +94,7 @@ class QuasarSelection(Parametric):
         return (count > 1) & seen & even & (apart > self.separation_min) & (apart < self.separation_max)
 
 # %% ../../../nbs/simulator/population/lensed_quasars.ipynb #lensed-quasars-08
-class LensedQuasars(Parametric):
+class LensedQuasars(AbstractPopulation):
     "The lensed quasars that a telescope finds: `draw` them, or count them `per_square_degree`."
     telescope: Telescope
     wavelength: Scalar = parameter(unit="micron", lower=0.0, exclusive=True)   # of its band
@@ -121,42 +103,34 @@ class LensedQuasars(Parametric):
     selection: QuasarSelection = eqx.field(default_factory=QuasarSelection)
     cosmology: Cosmology = eqx.field(default_factory=lambda: FlatLambdaCDM(H0=70.0, Om0=0.3))
     reach: float = eqx.field(static=True, default=1.25)         # sources within so many Einstein radii
-    candidates: int = eqx.field(static=True, default=8192)      # of a batch
-    room: int = eqx.field(static=True, default=128)             # solved of a batch
+    candidates: int = eqx.field(static=True, default=8192)
+    room: int = eqx.field(static=True, default=128)
 
     def __check_init__(self):
-        if self.telescope.noise is None or self.telescope.zero_point is None:
-            raise InputError("LensedQuasars: a selection needs to know the telescope's noise and zero_point; take a preset, or give both.")
+        check_observable(self)
         if self.sources is None:
             object.__setattr__(self, "sources", Quasars(faintest=self.selection.limit(self.telescope) + 3))
 
-    def candidate(self, key) -> tuple[LensedQuasar, Bool[Array, " n"]]:
-        "A batch of pairs, and which of them are in order and left by the thinning."
+    def candidate(self, key, n: int) -> tuple[LensedQuasar, Bool[Array, " n"]]:
+        "`n` pairs, and which of them are in order and left by the thinning."
         source_key, lens_key, host_key, form_key = jax.random.split(key, 4)
-        m, z_s = self.sources.draw(source_key, self.candidates, self.cosmology)
+        m, z_s = self.sources.draw(source_key, n, self.cosmology)
         lens, place, d_s, stays = aligned(lens_key, z_s, self.deflectors, self.cosmology, self.wavelength, self.reach)
         z_s = jnp.where(stays, z_s, lens[0] + 1)
         host = m + self.sources.host_offset + self.sources.host_scatter * jax.random.normal(host_key, m.shape)
         form = rayleigh_ellipticity(form_key, jnp.full_like(m, 0.3))
-        none = jnp.full((len(m), IMAGES), jnp.nan)
+        none = jnp.full((n, IMAGES), jnp.nan)
         size = self.sources.host_size * RADIAN / (1e3 * d_s)
         return jax.vmap(LensedQuasar)(lens[0], z_s, *lens[1:], m, host, size, *form, *place, none, none, none, none), stays
 
-    def batch(self, key) -> tuple[LensedQuasar, Bool[Array, " room"], Scalar]:
-        "Systems with images, which of them pass, and the share of the candidates that they are."
-        system, stays = self.candidate(key)
-        worth = stays & self.selection.hopeful(system, self.telescope)
-        chosen, = jnp.nonzero(worth, size=self.room, fill_value=0)
-        look = lambda k, some: jax.tree.map(lambda a, b: a.at[k].set(b), some, imaged(take(some, k), self.cosmology))
-        some = jax.lax.fori_loop(0, jnp.minimum(jnp.sum(worth), self.room), look, take(system, chosen))
-        looked_at = jnp.arange(self.room) < jnp.sum(worth)
-        passed = self.selection.passed(some, self.telescope) & looked_at
-        return some, passed, jnp.mean(worth) * jnp.mean(passed) / jnp.maximum(jnp.mean(looked_at), 1 / self.room)
+    def on_sky(self) -> Scalar:
+        return self.reach**2 * self.sources.on_sky(self.cosmology)
 
-    def draw(self, key, n: int, most: int = 2000) -> LensedQuasar:
-        "`n` lensed quasars, batch by batch; InputError where `most` batches do not hold them."
-        return draw_until(self, key, n, most)
+    def hopeful(self, system: LensedQuasar) -> Bool[Array, "..."]:
+        return self.selection.hopeful(system, self.telescope)
 
-    def per_square_degree(self, key, batches: int = 20) -> float:
-        "Lensed quasars expected on a square degree, from so many batches."
-        return mean_share(self, key, batches) * self.reach**2 * float(sky_density(self, self.sources.on_sky(self.cosmology)))
+    def look(self, system: LensedQuasar) -> LensedQuasar:
+        return imaged(system, self.cosmology)
+
+    def passed(self, system: LensedQuasar) -> Bool[Array, "..."]:
+        return self.selection.passed(system, self.telescope)
