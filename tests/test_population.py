@@ -138,25 +138,24 @@ def test_a_catalogue_fills_a_data_set(found, lsst, tmp_path):
 
 
 def test_a_population_fills_a_data_set_with_what_its_survey_finds(found, lsst, tmp_path):
+    """Systems drawn one by one are those of the batches: they pass, and have the same distribution of Einstein radii."""
     names = ("theta_E", "sigma", "signal_to_noise", "magnification", "source_R_e")
     simulator = PopulationSimulator(lsst, margins(found, names))
-    theta, y = write_dataset(tmp_path / "lenses", simulator, 6, jax.random.key(0), chunk=3, progress=False)[:]
-    assert theta.shape == (6, 5) and y.shape == (6, 32, 32) and np.isfinite(y).all() and len(set(theta[:, 0].tolist())) == 6
+    theta, y = write_dataset(tmp_path / "lenses", simulator, 24, jax.random.key(0), chunk=12, progress=False)[:]
+    assert theta.shape == (24, 5) and y.shape == (24, 32, 32) and np.isfinite(y).all() and len(set(theta[:, 0].tolist())) == 24
     assert np.all(theta[:, 2] > 20) and np.all(theta[:, 3] > 3)
     blur = float(seeing(lsst.telescope))
     assert np.all(theta[:, 0] ** 2 > theta[:, 4] ** 2 + (blur / 2) ** 2) and np.all(theta[:, 3] * theta[:, 4] > blur)
-    impossible = eqx.tree_at(lambda p: p.selection.theta_E_min, lsst, jnp.asarray(9.0, dtype=float))
-    nothing = eqx.filter_jit(lambda p, key: p.one(key, tries=3))(impossible, jax.random.key(0))
-    assert np.isnan(nothing.theta_E)
-
-
-def test_single_systems_are_those_of_the_batches(lsst):
-    """Rejection one by one and the selection of whole batches: the same distribution of Einstein radii."""
-    single = np.sort(eqx.filter_jit(lambda p, keys: jax.lax.map(lambda key: p.one(key).theta_E, keys))(lsst, jax.random.split(jax.random.key(1), 24)))
-    batches = np.sort(np.asarray(lsst.draw(jax.random.key(2), 24).theta_E))
+    single, batches = np.sort(theta[:, 0]), np.sort(np.asarray(lsst.draw(jax.random.key(2), 24).theta_E))
     grid = np.concatenate([single, batches])
     distance = np.abs(np.searchsorted(single, grid, "right") - np.searchsorted(batches, grid, "right")).max() / 24
     assert distance < 0.56   # Kolmogorov and Smirnov's test at 0.001
+
+
+def test_a_population_that_holds_nothing_simulates_nan(lsst):
+    impossible = eqx.tree_at(lambda p: p.selection.theta_E_min, lsst, jnp.asarray(9.0, dtype=float))
+    nothing = eqx.filter_jit(lambda p, key: p.one(key, tries=2, few=64))(impossible, jax.random.key(0))
+    assert np.isnan(nothing.theta_E)
 
 
 def test_margins_keep_to_what_a_column_can_be(found):
