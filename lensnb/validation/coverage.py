@@ -7,6 +7,7 @@ __all__ = ['rank_statistics', 'expected_coverage', 'coverage_error', 'rank_ecdf'
            'Calibration', 'calibration']
 
 # %% ../../nbs/validation/coverage.ipynb #coverage-03
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -103,8 +104,9 @@ def _depths(z, counts, n_sims):
     below, above = stats.binom.cdf(counts, n_sims, z), stats.binom.sf(counts - 1, n_sims, z)
     return np.minimum(1, 2 * np.minimum(below, above)).min(axis=-1, initial=1)
 
-def _uniform_depths(z, n_sims, draws, seed):
-    "The same for `draws` sets of uniform ranks."
+@functools.lru_cache(maxsize=64)
+def _uniform_depths(z: tuple, n_sims, draws, seed):
+    "The same for `draws` sets of uniform ranks; remembered, since a study asks for the same again and again."
     counts = np.random.default_rng(seed).multinomial(n_sims, np.diff(z), size=draws).cumsum(axis=1)
     return _depths(z, np.pad(counts, ((0, 0), (1, 0))), n_sims)
 
@@ -118,7 +120,7 @@ def ecdf_band(
 ):               # -> (low, high), each (n_points,)
     "Simultaneous band of `rank_ecdf` for a perfect posterior."
     z = np.asarray(z)
-    gamma = np.quantile(_uniform_depths(z, n_sims, draws, seed), 1 - level)
+    gamma = np.quantile(_uniform_depths(tuple(z.tolist()), n_sims, draws, seed), 1 - level)
     return stats.binom.ppf(gamma / 2, n_sims, z) / n_sims, stats.binom.ppf(1 - gamma / 2, n_sims, z) / n_sims
 
 def rank_pvalue(
@@ -131,7 +133,7 @@ def rank_pvalue(
     "Probability that uniform ranks stray as far from uniformity as these, each dimension by itself."
     z, ecdf = rank_ecdf(ranks, n_samples)
     n_sims = len(ranks)
-    null = _uniform_depths(z, n_sims, draws, seed)
+    null = _uniform_depths(tuple(z.tolist()), n_sims, draws, seed)
     seen = _depths(z, np.rint(ecdf.T * n_sims), n_sims)
     return (1 + (null <= seen[:, None] * (1 + 1e-9)).sum(axis=1)) / (draws + 1)
 
