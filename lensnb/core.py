@@ -55,7 +55,8 @@ def brief(value) -> str:
 def floating(value, name: str = "A parameter"):
     "`value` as a floating array. Raises InputError, which calls it by its `name`, for what is no number."
     try:
-        return jnp.asarray(value, dtype=float)
+        with np.errstate(over="ignore"):  # beyond single precision it is infinite, which a check of its range tells
+            return jnp.asarray(value, dtype=float)
     except (TypeError, ValueError):
         raise InputError(f"{name} is {brief(value)}; give a number.") from None
 

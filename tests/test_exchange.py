@@ -12,6 +12,7 @@ import astropy.cosmology
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -248,7 +249,7 @@ WRONG = {
                                 "one source plane"),
     "autolens: planes": (lambda: exchange.from_pyautolens({"galaxies": [SIE_AT, SIE_AT | {"redshift": 1.0}, SOURCE_AT]}), "need a cosmology"),
     "autolens: radiation": (lambda: exchange.from_pyautolens({"galaxies": [SIE_AT, SOURCE_AT], "cosmology": ("FlatLambdaCDM", dict(H0=70.0, Om0=0.3))}), "radiation"),
-    "autolens: universe": (lambda: exchange.from_pyautolens({"galaxies": [SIE_AT, SOURCE_AT], "cosmology": ("Planck15", {})}), "Planck15 cannot be read"),
+    "autolens: universe": (lambda: exchange.from_pyautolens({"galaxies": [SIE_AT, SOURCE_AT], "cosmology": ("Planck15", {})}), "'Planck15' cannot be read"),
     "autolens: our universe": (lambda: exchange.to_pyautolens(Lens((SIE(1.0),), 0.5, 1.5, LambdaCDM(70.0, 0.3, 0.6))), "no equal of LambdaCDM"),
     "autolens: redshifts": (lambda: exchange.to_pyautolens(Lens((SIE(1.0),))), "give z_l and z_s"),
     "autolens: slope": (lambda: read("autolens", "mass", "PowerLawMultipole", dict(m=4, einstein_radius=1.0, slope=2.2, multipole_comps=(0.0, 0.1))), "isothermal"),
@@ -256,9 +257,9 @@ WRONG = {
     "coolest: standard": (lambda: exchange.from_coolest(model(standard="other")), "follows the standard 'other'"),
     "coolest: empty": (lambda: exchange.from_coolest({}), "has no standard"),
     "coolest: no entities": (lambda: exchange.from_coolest({"standard": "COOLEST"}), "has no lensing_entities"),
-    "coolest: no redshift": (lambda: exchange.from_coolest(model(lensing_entities=[{"type": "Galaxy", "name": "lens", "redshift": None}])), "redshift of lens"),
+    "coolest: no redshift": (lambda: exchange.from_coolest(model(lensing_entities=[{"type": "Galaxy", "name": "lens", "redshift": None}])), "redshift of 'lens'"),
     "coolest: unset": (lambda: exchange.from_coolest(unset()), "no point estimate of theta_E"),
-    "coolest: cosmology": (lambda: exchange.from_coolest(model(cosmology={"astropy_name": "wCDM"})), "wCDM cannot be read"),
+    "coolest: cosmology": (lambda: exchange.from_coolest(model(cosmology={"astropy_name": "wCDM"})), "'wCDM' cannot be read"),
     "coolest: planes": (lambda: exchange.to_coolest(PLANES), "several planes"),
     "coolest: planes read": (lambda: exchange.from_coolest(model(lensing_entities=[dict(redshift=z, name="") for z in (0.1, 0.2, 0.3)])), "several planes"),
     "coolest: halo": (lambda: exchange.from_coolest(halo(1.0)), "give density_unit="),
@@ -290,6 +291,90 @@ def test_a_damaged_file(tmp_path, text, sentence):
 def test_inside_a_program_there_is_no_number():
     with pytest.raises(InputError, match="outside jit"):
         jax.jit(lambda t: exchange.to_lenstronomy(Lens((SIS(t),)))[1]["kwargs_lens"][0]["theta_E"])(1.0)
+
+
+# ---- whatever else may stand there
+
+ODD = [None, "abc", [], {}, float("nan"), -1e99]
+
+
+def places(tree, path=()):
+    """The way to each node and leaf of dicts, lists and tuples."""
+    yield path
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    for key, child in children:
+        yield from places(child, (*path, key))
+
+
+def changed(tree, path, make):
+    """The tree with `make(children, key)` done where the path ends."""
+    kind, children = type(tree), dict(tree) if isinstance(tree, dict) else list(tree)
+    if len(path) == 1:
+        make(children, path[0])
+    else:
+        children[path[0]] = changed(children[path[0]], path[1:], make)
+    return kind(children)
+
+
+def mutants(tree, skip=()):
+    """The tree with each of its parts lost, or replaced by each odd value."""
+    for path in places(tree):
+        if path and not set(path) & set(skip):
+            for value in ODD:
+                yield path, value, changed(tree, path, lambda children, key: children.__setitem__(key, value))
+            yield path, "lost", changed(tree, path, lambda children, key: children.__delitem__(key))
+    for value in ODD:
+        yield (), value, value
+
+
+def survives(read, tree, path, value):
+    """Whether the tree is read, to finite numbers, rather than refused in a sentence."""
+    try:
+        leaves = jax.tree.leaves(read(tree))
+    except InputError as refusal:
+        assert "\n" not in str(refusal) and str(refusal).endswith("."), (path, value, str(refusal))
+        return False
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves), (path, value)
+    return True
+
+
+@pytest.fixture
+def as_users_have_it(monkeypatch):
+    """Without the checks of types that only tests run under."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+UNREAD = ["mode", "name", "fixed", "posterior_stats", "prior", "likelihoods", "coordinates_origin", "observation", "instrument", "meta"]
+READERS = {
+    "lenstronomy": (lambda: exchange.to_lenstronomy(LENS, SOURCES[1], LENS_LIGHT), lambda both: exchange.from_lenstronomy(*both)),
+    "lenstronomy planes": (lambda: exchange.to_lenstronomy(PLANES), lambda both: exchange.from_lenstronomy(*both)),
+    "autolens": (lambda: exchange.to_pyautolens(LENS, SOURCES[1], LENS_LIGHT), exchange.from_pyautolens),
+    "coolest": (lambda: json.loads(json.dumps(exchange.to_coolest(LENS, SOURCES[1], LENS_LIGHT))), exchange.from_coolest),
+}
+
+
+@pytest.mark.parametrize("code", READERS)
+def test_a_model_with_anything_in_it(code, as_users_have_it):
+    make, read = READERS[code]
+    kept = [(path, value) for path, value, tree in mutants(make(), UNREAD) if not (code.startswith("lenstronomy") and len(path) < 2 and value in ((), "lost"))
+            and not (code.startswith("lenstronomy") and not path) and survives(read, tree, path, value)]
+    assert all(value in (None, "lost") or value == [] or path[-1] in ("phi", "value", "type") for path, value in kept), "what is optional may be missing"
+    assert survives(read, make(), (), "nothing")
+
+
+@pytest.mark.parametrize("code", MODULES)
+def test_a_profile_with_anything_in_it(code, as_users_have_it):
+    module, tried = MODULES[code], 0
+    for profile in OURS[:16] + LIGHTS:
+        if has(code, profile):
+            kind = "mass" if hasattr(profile, "deflection") else "light"
+            name, kwargs = conventions.write_profile(code, module.MASS if kind == "mass" else module.LIGHT, profile)
+            kwargs = pyautolens.paired(kwargs) if code == "autolens" else kwargs
+            for path, value, tree in mutants(kwargs):
+                survived = survives(lambda tree: read(code, kind, name, tree), tree, path, value)
+                assert not survived or value == "lost" or value == -1e99 and path[-1].startswith("phi"), (name, path, value)
+                tried += 1
+    assert tried > 100
 
 
 # ---- the packages themselves
