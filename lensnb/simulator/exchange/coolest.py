@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['CENTER', 'SHAPE', 'BRIGHT', 'MASS', 'LIGHT', 'CORED', 'WITHOUT_UNIT', 'REFUSED', 'east_of_north', 'from_x',
            'to_q_phi', 'to_ellipse', 'shear_to_theirs', 'shear_to_ours', 'in_range', 'sersic_to_theirs',
-           'sersic_to_ours', 'halo_twin', 'parameters_of', 'to_coolest', 'write_coolest', 'entry', 'read_model',
-           'from_coolest', 'read_content', 'read_coolest']
+           'sersic_to_ours', 'halo_twin', 'parameters_of', 'regular_grid', 'to_coolest', 'write_coolest', 'entry',
+           'read_model', 'from_coolest', 'read_content', 'read_coolest']
 
 # %% ../../../nbs/simulator/exchange/coolest.ipynb #coolest-03
 import json
@@ -127,11 +127,21 @@ def parameters_of(kwargs: dict) -> dict:
     return {key: {"fixed": False, "point_estimate": {"value": value}, "posterior_stats": dict(empty), "prior": {"type": None}}
             for key, value in kwargs.items()}
 
+def regular_grid(
+    shape: tuple[int, int],  # (ny, nx)
+    pixel_scale: float,      # [arcsec]
+    file: str | None = None, # FITS, beside the template
+) -> dict[str, Any]:
+    "Pixels about the origin, as the file describes them."
+    ny, nx = shape
+    sides = {f"field_of_view_{axis}": [-n * pixel_scale / 2, n * pixel_scale / 2] for axis, n in (("x", nx), ("y", ny))}
+    return sides | {"num_pix_x": nx, "num_pix_y": ny, "fits_file": {"path": file}}
+
 def to_coolest(
     lens: Lens | MultiPlane,  # with redshifts; several planes are refused
     source=(),            # a profile of light, or several
     lens_light=(),
-    telescope: Telescope | None = None,  # whose grid the file states; PSF and noise are not part of it
+    telescope: Telescope | None = None,  # whose grid the file states; for its PSF and noise, `write_coolest_scene`
     density_unit: str | None = None,     # of the halos, such as "Msun / Mpc3"
     origin: tuple[str, str] = ("00h00m00s", "+00d00m00s"),  # right ascension and declination of (0, 0)
 ) -> dict[str, Any]:
@@ -152,15 +162,14 @@ def to_coolest(
     if lens.cosmology is not None and not isinstance(lens.cosmology, FlatLambdaCDM):
         raise InputError(f"COOLEST has no equal of {type(lens.cosmology).__name__}; use FlatLambdaCDM, or leave the cosmology out.")
     cosmology = None if lens.cosmology is None else {"H0": float(lens.cosmology.H0), "Om0": float(lens.cosmology.Om0), "astropy_name": "FlatLambdaCDM"}
-    ny, nx = (0, 0) if telescope is None else telescope.shape
-    scale = 0.0 if telescope is None else float(telescope.pixel_scale)
-    pixels = {"field_of_view_x": [-nx * scale / 2, nx * scale / 2], "field_of_view_y": [-ny * scale / 2, ny * scale / 2], "num_pix_x": nx,
-              "num_pix_y": ny, "fits_file": {"path": None}}
+    # without a telescope no pixels, of a size that other readers can divide by
+    shape, scale = ((0, 0), 1.0) if telescope is None else (telescope.shape, float(telescope.pixel_scale))
     return {
         "standard": "COOLEST", "mode": "MAP", "meta": {"code": f"lensnb {__version__}"}, "lensing_entities": entities, "cosmology": cosmology,
         "coordinates_origin": dict(zip(("ra", "dec"), origin, strict=True)), "likelihoods": None,
         "instrument": {"name": "", "band": "", "pixel_size": scale, "readout_noise": 0.0, "psf": {"type": None, "description": None}},
-        "observation": {"exposure_time": None, "mag_sky_brightness": None, "mag_zero_point": None, "noise": {"type": None}, "pixels": pixels},
+        "observation": {"exposure_time": None, "mag_sky_brightness": None, "mag_zero_point": None, "noise": {"type": None},
+                        "pixels": regular_grid(shape, scale)},
     }
 
 def write_coolest(path, content: dict) -> None:
