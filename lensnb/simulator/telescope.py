@@ -77,7 +77,8 @@ class Telescope(Parametric):
             return self.integrate(surface_brightness(*self.rays())), jnp.asarray(jnp.nan)
         means, variance = pixel_means(surface_brightness, self.fine_shape, self.pixel_scale / self.psf_supersample, self.tolerance)
         image, variance = self.blurred(means), bin_pixels(convolve(variance, self.psf**2), self.psf_supersample)
-        return image, jnp.sqrt(jnp.maximum(variance.max(), 0.0)) * self.pixel_scale**2 / jnp.abs(image).max()
+        peak, error = jnp.abs(image).max(), jnp.sqrt(jnp.maximum(variance.max(), 0.0)) * self.pixel_scale**2
+        return image, jnp.where(error == 0, 0.0, error / jnp.where(peak == 0, 1.0, peak))
 
 
 # %% ../../nbs/simulator/telescope.ipynb #telescope-12
