@@ -12,8 +12,10 @@ import astropy.cosmology
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
+from astropy.io import fits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,12 +23,16 @@ from lensnb.core import InputError
 from lensnb.simulator import exchange
 from lensnb.simulator.cosmology import FlatLambdaCDM, LambdaCDM
 from lensnb.simulator.exchange import conventions, coolest, lenstronomy, pyautolens
+from lensnb.simulator.exchange.coolest_scene import telescope_of
 from lensnb.simulator.lens import Lens
 from lensnb.simulator.light import CoreSersic, Gaussian, Sersic, Uniform
 from lensnb.simulator.mass import EPL, NFW, NIE, SIE, SIS, TNFW, EllipticalNFW, Hernquist, MassSheet, Multipole, PixelatedConvergence
 from lensnb.simulator.mass import PointMass, PseudoJaffe, SersicMass, Shear
 from lensnb.simulator.multiplane import MultiPlane
-from lensnb.simulator.telescope import HST_ACS_F814W
+from lensnb.simulator.noise import GaussianNoise, PoissonNoise, SkyPoissonNoise
+from lensnb.simulator.point_source import PointSource
+from lensnb.simulator.scene import Scene
+from lensnb.simulator.telescope import HST_ACS_F814W, Telescope
 
 STORED = json.loads((Path(__file__).parent / "exchange.json").read_text())
 UNIVERSE = FlatLambdaCDM(70.0, 0.3)
@@ -195,6 +201,136 @@ def test_a_halo_with_its_unit(x64):
         np.testing.assert_allclose(numbers_of(back), numbers_of(lens.profiles[0]), rtol=1e-12)
 
 
+# ---- a scene, its files beside it
+
+
+def seen(noise, shape=(12, 12), **options):
+    """A scene through an asymmetric kernel, and an image of it."""
+    kernel = np.outer([0.1, 0.6, 0.3], [0.2, 0.5, 0.3]).astype("f4")
+    telescope = Telescope(shape, 0.1, kernel, noise, supersample=1, **options)
+    return Scene(LENS, SOURCES[0], telescope, LENS_LIGHT), np.random.default_rng(0).normal(size=shape).astype("f4")
+
+
+NOISES = {"sky and photons": lambda: SkyPoissonNoise(0.02, 900.0), "uniform": lambda: GaussianNoise(0.03), "none": lambda: None,
+          "map": lambda: GaussianNoise(np.linspace(0.1, 0.2, 132).reshape(11, 12))}
+ALL_TOLD = dict(zero_point=25.9, exposure=500.0, exposures=4, gain=2.0, full_well=8e4, background=0.1, read_noise=4.2)
+
+
+@pytest.mark.parametrize("kind", NOISES)
+def test_a_scene_comes_back(tmp_path, kind):
+    scene, image = seen(NOISES[kind](), (11, 12), **(ALL_TOLD if kind == "map" else {}))
+    exchange.write_coolest_scene(tmp_path / "lens.json", scene, image)
+    back, seen_image = exchange.read_coolest_scene(str(tmp_path / "lens.json"))
+    np.testing.assert_array_equal(seen_image, image)
+    assert jax.tree.structure(back) == jax.tree.structure(scene)
+    for ours, theirs in zip(jax.tree.leaves(scene.telescope), jax.tree.leaves(back.telescope), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for ours, theirs in zip(jax.tree.leaves(scene), jax.tree.leaves(back), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    # what astropy alone reads: rows are y, and the middle of the field is the origin
+    header = fits.getheader(tmp_path / "lens_image.fits")
+    assert (header["NAXIS1"], header["NAXIS2"]) == (12, 11) and header["CRPIX1"] == 6.5 and header["CDELT1"] == pytest.approx(0.1)
+
+
+def test_a_finer_kernel_and_no_image_come_back(tmp_path):
+    telescope = HST_ACS_F814W(shape=(30, 30), supersample=3, psf_supersample=3)
+    exchange.write_coolest_scene(tmp_path / "lens.json", Scene(LENS, SOURCES, telescope))
+    back, image = exchange.read_coolest_scene(tmp_path / "lens.json")
+    assert image is None and back.lens_light is None and len(back.source) == 2
+    assert back.telescope.psf_supersample == 3 and np.array_equal(back.telescope.psf, telescope.psf)
+
+
+def test_the_packages_own_template(tmp_path):
+    """Written by version 0.1.11: a Gaussian PSF, and noise that is to be computed."""
+    (tmp_path / "lens.json").write_text(json.dumps(STORED["coolest"]["template"]))
+    telescope = exchange.read_coolest_scene(tmp_path / "lens.json")[0].telescope
+    assert telescope.shape == (60, 80) and float(telescope.pixel_scale) == pytest.approx(0.05)
+    sky = 10 ** (0.4 * 3.5) * 0.05**2  # electrons/s a pixel, of 22 mag/arcsec^2 and a zero point of 25.5
+    expected = np.sqrt((sky + 0.3) / 600 + (4.2 / 600) ** 2)
+    assert float(telescope.noise.sd(jnp.asarray([[0.3]]))[0, 0]) == pytest.approx(expected, rel=1e-5)
+    middle = len(telescope.psf) // 2
+    assert float(telescope.psf.sum()) == pytest.approx(1.0)
+    # half of the maximum lies 1.2 pixels from the middle, but for the pixels' own width
+    assert telescope.psf[middle, middle + 1] > telescope.psf[middle, middle] / 2 > telescope.psf[middle, middle + 2]
+
+
+@pytest.fixture(scope="module")
+def scene_files(tmp_path_factory):
+    """A folder with a template and what lies beside it."""
+    folder = tmp_path_factory.mktemp("scene")
+    scene, image = seen(GaussianNoise(np.full((12, 12), 0.1)), **ALL_TOLD)
+    exchange.write_coolest_scene(folder / "lens.json", scene, image)
+    fits.PrimaryHDU(np.ones((4, 4))).writeto(folder / "even.fits")
+    fits.PrimaryHDU(np.linspace(1, 2, 144).reshape(12, 12)).writeto(folder / "slope.fits")
+    (folder / "words.fits").write_text("dear colleague")
+    return folder, json.loads((folder / "lens.json").read_text())
+
+
+def altered(content, **changes):
+    """The content with other entries, named by their way there."""
+    for way, value in changes.items():
+        content = changed(content, way.split("__"), lambda children, key: children.__setitem__(key, value))
+    return content
+
+
+PIXELS = dict(field_of_view_x=[-0.6, 0.6], field_of_view_y=[-0.6, 0.6], num_pix_x=12, num_pix_y=12)
+AMISS = {
+    "lost": (dict(observation__pixels__fits_file__path="lost.fits"), "there is no file"),
+    "elsewhere": (dict(observation__pixels__fits_file__path="../lens_image.fits"), "outside the template's folder"),
+    "absolute": (dict(observation__pixels__fits_file__path="/lens_image.fits"), "outside the template's folder"),
+    "no FITS": (dict(observation__pixels__fits_file__path="words.fits"), "not a FITS file"),
+    "other shape": (dict(observation__pixels__fits_file__path="even.fits"), r"has \(12, 12\) pixels and its file even.fits has \(4, 4\)"),
+    "no pixels": (dict(observation__pixels__num_pix_x=0), "is no whole number of 1"),
+    "oblong": (dict(observation__pixels__field_of_view_x=[-0.7, 0.7]), "resample them to squares"),
+    "corner": (dict(observation__pixels__field_of_view_x=[0.0, 1.2]), "shift the model"),
+    "mirrored": (dict(observation__pixels__field_of_view_x=[0.6, -0.6]), "runs from 0.6 to -0.6"),
+    "other pixels": (dict(instrument__pixel_size=0.2), "correct one of them"),
+    "no kernel": (dict(instrument__psf__pixels__fits_file__path=None), "the PSF has no file"),
+    "kernel of other pixels": (dict(instrument__psf__pixels__field_of_view_x=[-0.2, 0.2], instrument__psf__pixels__field_of_view_y=[-0.2, 0.2]), "a whole fraction"),
+    "even kernel": (dict(instrument__psf__pixels=PIXELS | dict(num_pix_x=4, num_pix_y=4, field_of_view_x=[-0.2, 0.2], field_of_view_y=[-0.2, 0.2],
+                                                               fits_file={"path": "even.fits"})), "odd sides"),
+    "Moffat": (dict(instrument__psf__type="MoffatPSF"), "'MoffatPSF' cannot be read"),
+    "width": (dict(instrument__psf={"type": "GaussianPSF", "fwhm": 0.0}), "fwhm = 0.0"),
+    "no map": (dict(observation__noise__noise_map__fits_file__path=None), "the noise_map has no file"),
+    "exposures": (dict(observation__noise={"type": "DrizzledNoise", "background_rms": 0.1, "wht_map": PIXELS | dict(fits_file={"path": "slope.fits"})}), "give a NoiseMap"),
+    "a draw": (dict(observation__noise={"type": "NoiseRealization"}), "'NoiseRealization' cannot be read"),
+    "no sky": (dict(observation__noise={"type": "InstrumentalNoise"}, observation__mag_sky_brightness=None), "mag_sky_brightness, which InstrumentalNoise needs"),
+    "no noise": (dict(observation__noise={"type": "UniformGaussianNoise", "std_dev": 0.0}), "NaN, zero or negative"),
+}
+
+
+@pytest.mark.parametrize("case", AMISS)
+def test_files_that_will_not_do(scene_files, case):
+    folder, content = scene_files
+    changes, sentence = AMISS[case]
+    with pytest.raises(InputError, match=sentence) as refusal:
+        telescope_of(altered(content, **changes), folder)
+    assert "\n" not in str(refusal.value) and str(refusal.value)[-1] in ".?"
+
+
+def test_a_description_with_anything_in_it(scene_files, as_users_have_it):
+    folder, content = scene_files
+    read = lambda tree: telescope_of(tree, folder)[0]
+    for path, value, tree in mutants({key: content[key] for key in ("instrument", "observation", "meta")}):
+        if path[:1] != ("meta",) and path[-1:] not in (("name",), ("band",), ("description",)) and path:
+            survived = survives(read, tree, path, value)
+            assert not survived or value in (None, "lost") or path[-1] in ("readout_noise", "exposure_time", "mag_sky_brightness", "mag_zero_point"), (path, value)
+    for path, value, tree in mutants(content["meta"]):
+        survives(read, content | {"meta": tree}, path, value)
+
+
+@pytest.mark.parametrize("make, sentence", [
+    (lambda: seen(PoissonNoise(0.1, 100.0))[0], "no equal of PoissonNoise"),
+    (lambda: eqx.tree_at(lambda s: s.point_sources, seen(None)[0], PointSource(1.0), is_leaf=lambda leaf: leaf is None), "no points of light"),
+])
+def test_scenes_that_the_standard_lacks(tmp_path, make, sentence):
+    with pytest.raises(InputError, match=sentence):
+        exchange.write_coolest_scene(tmp_path / "lens.json", make())
+    with pytest.raises(InputError, match="give one of the telescope's pixels"):
+        exchange.write_coolest_scene(tmp_path / "lens.json", seen(None)[0], np.ones((3, 3)))
+    assert not (tmp_path / "lens.json").exists()
+
+
 # ---- what is wrong
 
 
@@ -248,7 +384,7 @@ WRONG = {
                                 "one source plane"),
     "autolens: planes": (lambda: exchange.from_pyautolens({"galaxies": [SIE_AT, SIE_AT | {"redshift": 1.0}, SOURCE_AT]}), "need a cosmology"),
     "autolens: radiation": (lambda: exchange.from_pyautolens({"galaxies": [SIE_AT, SOURCE_AT], "cosmology": ("FlatLambdaCDM", dict(H0=70.0, Om0=0.3))}), "radiation"),
-    "autolens: universe": (lambda: exchange.from_pyautolens({"galaxies": [SIE_AT, SOURCE_AT], "cosmology": ("Planck15", {})}), "Planck15 cannot be read"),
+    "autolens: universe": (lambda: exchange.from_pyautolens({"galaxies": [SIE_AT, SOURCE_AT], "cosmology": ("Planck15", {})}), "'Planck15' cannot be read"),
     "autolens: our universe": (lambda: exchange.to_pyautolens(Lens((SIE(1.0),), 0.5, 1.5, LambdaCDM(70.0, 0.3, 0.6))), "no equal of LambdaCDM"),
     "autolens: redshifts": (lambda: exchange.to_pyautolens(Lens((SIE(1.0),))), "give z_l and z_s"),
     "autolens: slope": (lambda: read("autolens", "mass", "PowerLawMultipole", dict(m=4, einstein_radius=1.0, slope=2.2, multipole_comps=(0.0, 0.1))), "isothermal"),
@@ -256,9 +392,9 @@ WRONG = {
     "coolest: standard": (lambda: exchange.from_coolest(model(standard="other")), "follows the standard 'other'"),
     "coolest: empty": (lambda: exchange.from_coolest({}), "has no standard"),
     "coolest: no entities": (lambda: exchange.from_coolest({"standard": "COOLEST"}), "has no lensing_entities"),
-    "coolest: no redshift": (lambda: exchange.from_coolest(model(lensing_entities=[{"type": "Galaxy", "name": "lens", "redshift": None}])), "redshift of lens"),
+    "coolest: no redshift": (lambda: exchange.from_coolest(model(lensing_entities=[{"type": "Galaxy", "name": "lens", "redshift": None}])), "redshift of 'lens'"),
     "coolest: unset": (lambda: exchange.from_coolest(unset()), "no point estimate of theta_E"),
-    "coolest: cosmology": (lambda: exchange.from_coolest(model(cosmology={"astropy_name": "wCDM"})), "wCDM cannot be read"),
+    "coolest: cosmology": (lambda: exchange.from_coolest(model(cosmology={"astropy_name": "wCDM"})), "'wCDM' cannot be read"),
     "coolest: planes": (lambda: exchange.to_coolest(PLANES), "several planes"),
     "coolest: planes read": (lambda: exchange.from_coolest(model(lensing_entities=[dict(redshift=z, name="") for z in (0.1, 0.2, 0.3)])), "several planes"),
     "coolest: halo": (lambda: exchange.from_coolest(halo(1.0)), "give density_unit="),
@@ -290,6 +426,90 @@ def test_a_damaged_file(tmp_path, text, sentence):
 def test_inside_a_program_there_is_no_number():
     with pytest.raises(InputError, match="outside jit"):
         jax.jit(lambda t: exchange.to_lenstronomy(Lens((SIS(t),)))[1]["kwargs_lens"][0]["theta_E"])(1.0)
+
+
+# ---- whatever else may stand there
+
+ODD = [None, "abc", [], {}, float("nan"), -1e99]
+
+
+def places(tree, path=()):
+    """The way to each node and leaf of dicts, lists and tuples."""
+    yield path
+    children = tree.items() if isinstance(tree, dict) else enumerate(tree) if isinstance(tree, (list, tuple)) else ()
+    for key, child in children:
+        yield from places(child, (*path, key))
+
+
+def changed(tree, path, make):
+    """The tree with `make(children, key)` done where the path ends."""
+    kind, children = type(tree), dict(tree) if isinstance(tree, dict) else list(tree)
+    if len(path) == 1:
+        make(children, path[0])
+    else:
+        children[path[0]] = changed(children[path[0]], path[1:], make)
+    return kind(children)
+
+
+def mutants(tree, skip=()):
+    """The tree with each of its parts lost, or replaced by each odd value."""
+    for path in places(tree):
+        if path and not set(path) & set(skip):
+            for value in ODD:
+                yield path, value, changed(tree, path, lambda children, key: children.__setitem__(key, value))
+            yield path, "lost", changed(tree, path, lambda children, key: children.__delitem__(key))
+    for value in ODD:
+        yield (), value, value
+
+
+def survives(read, tree, path, value):
+    """Whether the tree is read, to finite numbers, rather than refused in a sentence."""
+    try:
+        leaves = jax.tree.leaves(read(tree))
+    except InputError as refusal:
+        assert "\n" not in str(refusal) and str(refusal).endswith("."), (path, value, str(refusal))
+        return False
+    assert all(np.isfinite(np.asarray(leaf)).all() for leaf in leaves), (path, value)
+    return True
+
+
+@pytest.fixture
+def as_users_have_it(monkeypatch):
+    """Without the checks of types that only tests run under."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+UNREAD = ["mode", "name", "fixed", "posterior_stats", "prior", "likelihoods", "coordinates_origin", "observation", "instrument", "meta"]
+READERS = {
+    "lenstronomy": (lambda: exchange.to_lenstronomy(LENS, SOURCES[1], LENS_LIGHT), lambda both: exchange.from_lenstronomy(*both)),
+    "lenstronomy planes": (lambda: exchange.to_lenstronomy(PLANES), lambda both: exchange.from_lenstronomy(*both)),
+    "autolens": (lambda: exchange.to_pyautolens(LENS, SOURCES[1], LENS_LIGHT), exchange.from_pyautolens),
+    "coolest": (lambda: json.loads(json.dumps(exchange.to_coolest(LENS, SOURCES[1], LENS_LIGHT))), exchange.from_coolest),
+}
+
+
+@pytest.mark.parametrize("code", READERS)
+def test_a_model_with_anything_in_it(code, as_users_have_it):
+    make, read = READERS[code]
+    kept = [(path, value) for path, value, tree in mutants(make(), UNREAD) if not (code.startswith("lenstronomy") and len(path) < 2 and value in ((), "lost"))
+            and not (code.startswith("lenstronomy") and not path) and survives(read, tree, path, value)]
+    assert all(value in (None, "lost") or value == [] or path[-1] in ("phi", "value", "type") for path, value in kept), "what is optional may be missing"
+    assert survives(read, make(), (), "nothing")
+
+
+@pytest.mark.parametrize("code", MODULES)
+def test_a_profile_with_anything_in_it(code, as_users_have_it):
+    module, tried = MODULES[code], 0
+    for profile in OURS[:16] + LIGHTS:
+        if has(code, profile):
+            kind = "mass" if hasattr(profile, "deflection") else "light"
+            name, kwargs = conventions.write_profile(code, module.MASS if kind == "mass" else module.LIGHT, profile)
+            kwargs = pyautolens.paired(kwargs) if code == "autolens" else kwargs
+            for path, value, tree in mutants(kwargs):
+                survived = survives(lambda tree: read(code, kind, name, tree), tree, path, value)
+                assert not survived or value == "lost" or value == -1e99 and path[-1].startswith("phi"), (name, path, value)
+                tried += 1
+    assert tried > 100
 
 
 # ---- the packages themselves
@@ -359,6 +579,20 @@ def test_coolest_answers_the_same(x64, tmp_path):
     sersic = double(LIGHTS[0])
     _, kwargs = conventions.write_profile("coolest", coolest.LIGHT, sersic)
     np.testing.assert_allclose(shine(sersic, x, y), light.Sersic().evaluate_surface_brightness(x, y, **kwargs), rtol=1e-10)
+    exchange.write_coolest(tmp_path / "bare.json", exchange.to_coolest(LENS, SOURCES))
+    JSONSerializer(str(tmp_path / "bare"), check_external_files=False).load(verbose=False)
+    # the image, the kernel and the noise in its hands, and from them
+    for number, noise in enumerate([SkyPoissonNoise(0.02, 900.0), GaussianNoise(0.03), GaussianNoise(np.linspace(0.1, 0.2, 144).reshape(12, 12))]):
+        scene, image = seen(noise, **ALL_TOLD)
+        exchange.write_coolest_scene(tmp_path / f"{number}.json", scene, image)
+        told = JSONSerializer(str(tmp_path / f"{number}")).load(verbose=False)
+        np.testing.assert_array_equal(told.observation.pixels.get_pixels(), image)
+        np.testing.assert_array_equal(told.instrument.psf.pixels.get_pixels(), scene.telescope.psf)
+        assert told.observation.noise.type == ["DrizzledNoise", "UniformGaussianNoise", "NoiseMap"][number]
+        JSONSerializer(str(tmp_path / f"{number}_again"), obj=told).dump_simple()
+        back, _ = exchange.read_coolest_scene(tmp_path / f"{number}_again.json")
+        for ours, theirs in zip(jax.tree.leaves(scene.telescope), jax.tree.leaves(back.telescope), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
     exchange.write_coolest(tmp_path / "lens.json", exchange.to_coolest(LENS, SOURCES, LENS_LIGHT, HST_ACS_F814W(shape=(80, 90))))
     told = JSONSerializer(str(tmp_path / "lens"), check_external_files=False).load(verbose=False)
     JSONSerializer(str(tmp_path / "again"), obj=told).dump_simple()

@@ -16,7 +16,7 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 from scipy.optimize import brentq
 
-from ..core import InputError
+from ..core import InputError, floating, positive, ranged, whole
 from .critical import mean_convergence
 from .grid import pixel_grid
 from .mass import PixelatedConvergence
@@ -31,18 +31,24 @@ def read_convergence(
 ) -> PixelatedConvergence:
     "One map of the convergence, checked, about the peak of its mass; raises InputError where it is no map of one."
     stack = Stack(path, name)
-    if not -len(stack) <= index < len(stack):
+    (index,) = whole(-len(stack), index=index)
+    if not index < len(stack):
         raise InputError(f"{path} holds {len(stack)} maps; there is no number {index}.")
     kappa, stated = stack[index], stack.pixel_scale(index)
     if stated is None and pixel_scale is None:
         raise InputError(f"{path} does not state its pixel scale; give pixel_scale in arcsec.")
+    for scale in (stated, pixel_scale):
+        if scale is not None:
+            positive(pixel_scale=scale)
     if stated is not None and pixel_scale is not None and abs(stated / pixel_scale - 1) > 1e-3:
         raise InputError(f"{path} states a pixel scale of {stated:.6g} arcsec and you give {pixel_scale:.6g}; leave yours out, or correct the file.")
     check_kappa(kappa, f"{path}, map {index}")
     return recentred(PixelatedConvergence(kappa=kappa, pixel_scale=stated if pixel_scale is None else pixel_scale))
 
 def check_kappa(kappa, where: str):
-    "Raise InputError where `kappa` has missing pixels or no mass."
+    "Raise InputError where `kappa` is no image, has missing pixels or no mass."
+    if np.ndim(kappa) != 2 or not np.size(kappa):
+        raise InputError(f"{where}: its shape is {np.shape(kappa)}; give one map, (ny, nx).")
     missing = np.argwhere(~np.isfinite(kappa))
     if len(missing):
         row, column = missing[0]
@@ -54,6 +60,7 @@ def check_kappa(kappa, where: str):
 
 def recentred(lens: PixelatedConvergence, smoothing: float = 1.5) -> PixelatedConvergence:
     "The map moved so that its peak, smoothed by so many pixels, lies at the origin."
+    ranged(0.0, 1e3, smoothing=smoothing)
     smooth = gaussian_filter(np.asarray(lens.kappa), smoothing, mode="constant")
     peak = np.array(np.unravel_index(smooth.argmax(), smooth.shape))
     row, column = ((n - 1) / 2 - p for n, p in zip(smooth.shape, peak))
@@ -67,6 +74,7 @@ def tapered(
     width,                       # of the fading ring [arcsec]
 ):                               # the map, and the fraction of its mass that it has lost
     "The map faded to zero over a ring that ends at the largest circle about the origin inside the map."
+    (width,) = positive(width=width)
     x, y = pixel_grid(lens.kappa.shape, lens.pixel_scale)
     r = jnp.hypot(x + lens.center_x, y + lens.center_y)
     ramp = jnp.clip((reach(lens) - r) / width, 0.0, 1.0)
@@ -81,8 +89,7 @@ def reach(lens):
 # %% ../../nbs/simulator/convergence_map.ipynb #convergence-map-13
 def resampled(lens: PixelatedConvergence, pixel_scale: float) -> PixelatedConvergence:
     "The same mass on pixels of another `pixel_scale` [arcsec], about the same centre; the map grows to whole pixels."
-    if not (np.isfinite(pixel_scale) and pixel_scale > 0):
-        raise InputError(f"resampled: the pixel scale is {pixel_scale}; give a positive number of arcsec.")
+    positive(pixel_scale=pixel_scale)
     ratio = float(lens.pixel_scale) / pixel_scale
     rows, columns = (overlap(n, max(1, math.ceil(n * ratio - 1e-6)), ratio) for n in lens.kappa.shape)
     kappa = rows @ np.asarray(lens.kappa, dtype=float) @ columns.T
@@ -106,7 +113,7 @@ def scaled(
     theta_E,                     # wanted Einstein radius [arcsec]
 ):                               # the map, and the factor by which its convergence has grown
     "The map times a factor, its mean within `theta_E` of the origin 1; where the map is smaller InputError, NaN if traced."
-    mean = mean_at(lens, jnp.asarray(theta_E, dtype=lens.kappa.dtype)[None])[0]
+    mean = mean_at(lens, floating(theta_E, "theta_E").astype(lens.kappa.dtype)[None])[0]
     factor = 1 / jnp.where(mean > 0, mean, jnp.nan)
     if not isinstance(factor, jax.core.Tracer) and not np.isfinite(factor):
         raise InputError(f"scaled: within {float(theta_E):.4g} arcsec of its peak the map has no mass, or it ends before; "
@@ -118,8 +125,7 @@ def zoomed(
     theta_E: float,              # wanted Einstein radius [arcsec]
 ):                               # the map, and the factor by which its pixels have grown
     "The map stretched, its mean within `theta_E` of the origin 1; InputError where it is nowhere critical, or up to its border."
-    if not (np.isfinite(theta_E) and theta_E > 0):
-        raise InputError(f"zoomed: the Einstein radius is {theta_E}; give a positive number of arcsec.")
+    positive(theta_E=theta_E)
     end = float(reach(lens))
     radii = np.linspace(0.0, 0.999 * end, 129)[1:]
     means = np.asarray(mean_at(lens, jnp.asarray(radii, dtype=lens.kappa.dtype)))

@@ -9,9 +9,11 @@ __all__ = ['CosmicRays', 'bad_columns', 'masked_sd']
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..core import InputError, Parametric, Scalar, parameter
+from ..core import InputError, Parametric, Scalar, check_key, parameter, ranged, whole
+from .grid import as_mask, image_shape
 
 # %% ../../nbs/simulator/defects.ipynb #defects-07
 class CosmicRays(Parametric):
@@ -23,12 +25,17 @@ class CosmicRays(Parametric):
     width: Scalar = parameter(default=0.5, unit="pixels, sd", lower=0.0, exclusive=True)  # of a track, by diffusion
     max_hits: int = eqx.field(static=True, default=64)  # in one image
 
+    def __check_init__(self):
+        whole(max_hits=self.max_hits)
+
     def sample(
         self, key,
         shape: tuple[int, int],  # (ny, nx)
         exposure,                # [s]
     ) -> tuple[Float[Array, "ny nx"], Bool[Array, "ny nx"]]:  # electrons, and pixels with more than a hundredth of a hit
         "Charge of the tracks in an exposure, and the pixels they touch; raises InputError if `max_hits` are likely too few."
+        check_key(key)
+        shape, (exposure,) = image_shape(shape), ranged(0.0, np.inf, exposure=exposure)
         expected = self.rate * exposure * shape[0] * shape[1]
         if not isinstance(expected, jax.core.Tracer) and float(expected + 4 * expected**0.5) > self.max_hits:
             raise InputError(f"CosmicRays: {float(expected):.0f} hits are expected and max_hits is {self.max_hits}; raise it to {int(expected + 4 * expected**0.5) + 1}.")
@@ -64,8 +71,8 @@ def bad_columns(
     probability,             # that a column is bad
 ) -> Bool[Array, "ny nx"]:   # True on bad pixels
     "A mask of bad columns, each from a random row upwards, as a blocked transfer leaves them."
-    if not isinstance(probability, jax.core.Tracer) and not 0 <= probability <= 1:
-        raise InputError(f"bad_columns: the probability is {probability}; give one from 0 to 1.")
+    check_key(key)
+    shape, (probability,) = image_shape(shape), ranged(0.0, 1.0, probability=probability)
     which, where = jax.random.split(key)
     bad = jax.random.bernoulli(which, probability, shape[1:])
     first = jax.random.randint(where, shape[1:], 0, shape[0])
@@ -73,4 +80,4 @@ def bad_columns(
 
 def masked_sd(sd: Float[Array, "ny nx"], mask: Bool[Array, "ny nx"]) -> Float[Array, "ny nx"]:
     "Standard deviations, infinite where `mask` is True: those pixels count nothing in a likelihood."
-    return jnp.where(mask, jnp.inf, sd)
+    return jnp.where(mask if isinstance(mask, jax.core.Tracer) else as_mask(mask), jnp.inf, sd)

@@ -25,7 +25,7 @@ from astropy.wcs import WCS
 from jaxtyping import Float
 
 from .. import __version__
-from ..core import InputError, LensnbError
+from ..core import InputError, LensnbError, brief, positive
 from .sky import header_wcs, linear_wcs, pixel_positions, singular
 
 # %% ../../nbs/simulator/fits.ipynb #fits-06
@@ -160,6 +160,8 @@ def read_image(
     pixel_scale: float | None = None,  # [arcsec]; only for a file without coordinates
 ) -> SkyImage:
     "The one image of a file. Raises InputError where there is none, more than one, or nothing tells where its pixels lie."
+    if pixel_scale is not None:
+        positive(pixel_scale=pixel_scale)
     planes = read_planes(path, "image")
     if len(planes) > 1:
         choices = " or ".join(p.source for p in planes)
@@ -185,8 +187,11 @@ def whole_file(
     path,  # where the file shall be; its folder must exist
 ):
     "Yield a temporary path; what is written there ends at `path`, whole, or nowhere. Raises LensnbError if it cannot."
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.tmp")
+    try:
+        path = Path(path)
+        partial = path.with_name(f".{path.name}.tmp")
+    except (TypeError, ValueError):
+        raise InputError(f"{path!r} is no path of a file; give one.") from None
     try:
         yield partial
         os.replace(partial, path)
@@ -203,9 +208,10 @@ SPELLINGS = {"ELECTRONS": "electron", "ELECTRON": "electron", "E-": "electron", 
              "CPS": "ct/s", "ADU": "adu", "SEC": "s", "S": "s", "MICROJY": "uJy", "MICROJANSKY": "uJy"}
 
 def standard_unit(
-    text: str,  # a unit as some header has it
+    text: str | None,  # a unit as some header has it
 ) -> u.UnitBase | None:  # None where nobody knows what it is
     "The unit that a text means, also in the spellings that telescopes use."
+    text = text or ""
     for candidate in (text, re.sub(r"[A-Za-z]+-?(?!\d)", lambda word: SPELLINGS.get(word[0].upper(), word[0]), text)):
         try:
             return u.Unit(candidate)
@@ -229,13 +235,19 @@ def write_images(
     "Write images with their coordinates as FITS extensions, float32. Raises LensnbError where the file cannot be written."
     hdus = [fits.PrimaryHDU()]
     hdus[0].header["ORIGIN"] = f"lensnb {__version__}"
-    hdus[0].header.update({key.upper()[:8]: plain(value) for key, value in cards.items()})
+    for key, value in cards.items():
+        try:
+            hdus[0].header[key.upper()[:8]] = plain(value)
+        except ValueError:
+            raise InputError(f"{key} = {brief(value)} cannot stand in a FITS header; give a finite number or a plain text.") from None
     for name, (image, wcs, unit) in images.items():
+        if np.ndim(image) != 2 or np.asarray(image).dtype.kind not in "biuf" or not isinstance(wcs, WCS):
+            raise InputError(f"write_images: {name} has shape {np.shape(image)}; give a real image (ny, nx), its WCS, as sky_wcs makes one, and its unit.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # keywords that a plain WCS header cannot hold
             header = wcs.to_header(relax=True)
         known = standard_unit(unit)
-        header["BUNIT"] = unit if known is None else known.to_string()
+        header["BUNIT"] = unit or "" if known is None else known.to_string()
         hdus.append(fits.ImageHDU(np.asarray(image, np.float32), header, name=name.upper()))
     with whole_file(path) as partial:
         fits.HDUList(hdus).writeto(partial, overwrite=True)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ..core import Scalar
+from ..core import Scalar, floating, whole
 from .mass import (
     EPL, NIE, SIE, SIS, Halos, MassSheet, Multipole, PixelatedConvergence, PixelatedPotential, PointMass, Shear)
 
@@ -300,4 +300,4 @@ def centres_of(profiles):
 def as_asked(beta_x, beta_y, max_images, options):
     "Source, number of images and options as a program takes them: numbers it is built on belong to Python."
     plain = {name: value.item() if isinstance(value, np.integer) else value for name, value in options.items()}
-    return jnp.asarray(beta_x, dtype=float), jnp.asarray(beta_y, dtype=float), operator.index(max_images), plain
+    return floating(beta_x, "beta_x"), floating(beta_y, "beta_y"), *whole(max_images=max_images), plain

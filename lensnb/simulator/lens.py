@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ..core import InputError, Scalar
+from ..core import InputError, Scalar, floating
 from .cosmology import Cosmology
 from .critical import critical_curves
 from .images import Images, as_asked, centres_of, find_images, inverse_magnification
@@ -24,8 +24,8 @@ from .multiplane import DELAY, MultiPlane
 class Lens(eqx.Module):
     "Mass profiles in one plane; redshifts and cosmology only where somebody asks for masses or delays."
     profiles: tuple[MassProfile, ...] = eqx.field(converter=tuple)
-    z_l: Scalar | None = eqx.field(default=None, converter=lambda z: None if z is None else jnp.asarray(z, dtype=float))
-    z_s: Scalar | None = eqx.field(default=None, converter=lambda z: None if z is None else jnp.asarray(z, dtype=float))
+    z_l: Scalar | None = eqx.field(default=None, converter=lambda z: None if z is None else floating(z, "z_l"))
+    z_s: Scalar | None = eqx.field(default=None, converter=lambda z: None if z is None else floating(z, "z_s"))
     cosmology: Cosmology | None = None
 
     def __check_init__(self):

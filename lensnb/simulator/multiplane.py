@@ -15,7 +15,7 @@ import numpy as np
 from astropy import constants, units
 from jaxtyping import Array, Bool, Float
 
-from ..core import InputError, Scalar
+from ..core import InputError, Scalar, floating
 from .batch import BLOCK, in_blocks, scan_ahead
 from .images import Images, as_asked, centres_of, find_images, inverse_magnification
 from .mass.base import MassProfile
@@ -83,7 +83,7 @@ DELAY = (units.Mpc * units.arcsec**2 / constants.c).to_value("day rad2")  # of o
 
 def redshift(z) -> Scalar:
     "A redshift as a 0-d array."
-    return jnp.asarray(z, dtype=float)
+    return floating(z, "A redshift")
 
 class MultiPlane(eqx.Module):
     "Lens planes `(z, profiles)` from the observer outwards, and a source behind them; raises InputError for a wrong order."

@@ -12,14 +12,15 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from ..core import InputError
-from .grid import bin_pixels
+from ..core import InputError, positive, whole
+from .grid import as_mask, bin_pixels, image_shape
 from .light import PixelatedLight
 from .psf import check_psf, convolve
 
 # %% ../../nbs/simulator/operators.ipynb #operators-06
 def linear(function, shape, dtype=None) -> lx.FunctionLinearOperator:
     "A linear `function` of an array of `shape` as an operator."
+    whole(**{f"side {number}": side for number, side in enumerate(shape)})
     return lx.FunctionLinearOperator(function, jax.ShapeDtypeStruct(tuple(shape), dtype or jnp.zeros(()).dtype))
 
 def ray_tracing(
@@ -31,6 +32,7 @@ def ray_tracing(
     center_y=0.0,
 ) -> lx.FunctionLinearOperator:     # shape -> (fy, fx)
     "Surface brightness of a pixelated source where the rays land; differentiable in where they do."
+    (pixel_scale,), shape = positive(pixel_scale=pixel_scale), image_shape(shape)
     read = lambda source: PixelatedLight(source, pixel_scale, center_x, center_y).surface_brightness(beta_x, beta_y)
     return linear(read, shape, beta_x.dtype)
 
@@ -40,16 +42,18 @@ def pixel_flux(
     pixel_scale=1.0,         # [arcsec]; the default gives means
 ) -> lx.FunctionLinearOperator:  # (supersample ny, supersample nx) -> shape
     "Flux of each pixel: the mean of its rays, times its area."
-    return linear(lambda rays: bin_pixels(rays, supersample) * jnp.asarray(pixel_scale, rays.dtype) ** 2, [supersample * side for side in shape])
+    (supersample,), (pixel_scale,) = whole(supersample=supersample), positive(pixel_scale=pixel_scale)
+    return linear(lambda rays: bin_pixels(rays, supersample) * jnp.asarray(pixel_scale, rays.dtype) ** 2, [supersample * side for side in image_shape(shape)])
 
 def blur(psf: Float[Array, "ky kx"], shape: tuple[int, int]) -> lx.FunctionLinearOperator:  # shape -> shape
     "Convolution with the `psf`; nothing shines in from beyond the field."
-    check_psf(psf, shape)
+    check_psf(psf, image_shape(shape))
     return linear(lambda image: convolve(image, psf), shape, psf.dtype)
 
 def keep(mask: Bool[np.ndarray, "ny nx"]) -> lx.FunctionLinearOperator:  # (ny, nx) -> (kept,)
     "The pixels where `mask` is False, in the order of rows; raises InputError if there are none."
-    rows, columns = np.nonzero(~np.asarray(mask, bool))
+    mask = as_mask(mask)
+    rows, columns = np.nonzero(~mask)
     if not len(rows):
         raise InputError("keep: every pixel is masked; True means that a pixel is left out.")
     return linear(lambda image: image[rows, columns], mask.shape)

@@ -14,7 +14,8 @@ from astropy.wcs import WCS
 from astropy.wcs.utils import proj_plane_pixel_scales
 from jaxtyping import Float
 
-from ..core import InputError
+from ..core import InputError, positive, ranged
+from .grid import image_shape
 
 # %% ../../nbs/simulator/sky.ipynb #sky-06
 def linear_wcs(
@@ -23,6 +24,7 @@ def linear_wcs(
     center: tuple[float, float] = (0.0, 0.0),  # (x, y) of the middle [arcsec]
 ) -> WCS:
     "Coordinates in arcsec, x to the right and y up."
+    shape, *_ = image_shape(shape), positive(pixel_scale=pixel_scale), ranged(-np.inf, np.inf, center=center)
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.cunit = ["X", "Y"], ["arcsec", "arcsec"]
     wcs.wcs.crpix = [(shape[1] + 1) / 2, (shape[0] + 1) / 2]
@@ -37,6 +39,7 @@ def sky_wcs(
     dec: float,              # [deg]
 ) -> WCS:
     "A tangential projection, north up and east to the left: x of lensnb is minus right ascension."
+    shape, *_ = image_shape(shape), positive(pixel_scale=pixel_scale), ranged(-np.inf, np.inf, ra=ra), ranged(-90.0, 90.0, dec=dec)
     wcs = WCS(naxis=2)
     wcs.wcs.ctype, wcs.wcs.cunit = ["RA---TAN", "DEC--TAN"], ["deg", "deg"]
     wcs.wcs.crpix, wcs.wcs.crval = [(shape[1] + 1) / 2, (shape[0] + 1) / 2], [float(ra), float(dec)]

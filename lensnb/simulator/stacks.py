@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAGIC', 'DAMAGE', 'READ', 'COMPANIONS', 'FIND', 'kind', 'square_scale', 'Place', 'from_fits', 'from_hdf5', 'from_npz',
-           'member', 'from_npy', 'find_fits', 'find_hdf5', 'find_npz', 'find_npy', 'Stack', 'images_in']
+           'member', 'from_npy', 'find_fits', 'one_number', 'find_hdf5', 'find_npz', 'find_npy', 'Stack', 'images_in']
 
 # %% ../../nbs/simulator/stacks.ipynb #stacks-03
 import functools
@@ -20,7 +20,7 @@ import numpy as np
 from astropy.io import fits
 from jaxtyping import Float
 
-from ..core import InputError
+from ..core import InputError, brief
 from .sky import header_wcs
 
 # %% ../../nbs/simulator/stacks.ipynb #stacks-06
@@ -108,13 +108,17 @@ def find_fits(path, name):
             if unit.is_image and unit.header.get("NAXIS", 0) and (name is None or wanted in (number, unit.name)):
                 yield Place(path, number, unit.shape, square_scale(unit.header, f"{path}[{number}]"))
 
+def one_number(value) -> float:
+    "A number that a file may hold as an array of one."
+    return float(np.asarray(value).reshape(()))
+
 def find_hdf5(path, name):
     "The arrays of an HDF5 file, in any group; a pixel scale is an attribute `pixel_scale` of the array."
     found = []
 
     def visit(key, item):
         if isinstance(item, h5py.Dataset) and item.ndim > 1 and item.dtype.kind in "fiu" and name in (None, key):
-            found.append(Place(path, key, item.shape, float(item.attrs["pixel_scale"]) if "pixel_scale" in item.attrs else None))
+            found.append(Place(path, key, item.shape, one_number(item.attrs["pixel_scale"]) if "pixel_scale" in item.attrs else None))
 
     with h5py.File(path, "r") as file:
         file.visititems(visit)
@@ -123,8 +127,8 @@ def find_hdf5(path, name):
 def find_npz(path, name):
     "The arrays of an npz file; a pixel scale is a number `pixel_scale` beside them."
     with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-        scale = float(file["pixel_scale"]) if "pixel_scale" in file.files and file["pixel_scale"].ndim == 0 else None
-        arrays = {key: file[key] for key in file.files if name in (None, key)}
+        scale = one_number(file["pixel_scale"]) if "pixel_scale" in file.files and file["pixel_scale"].size == 1 else None
+        arrays = {key: file[key] for key in file.files if key != "pixel_scale" and name in (None, key)}
     return [Place(path, key, a.shape, scale) for key, a in arrays.items() if a.ndim > 1 and a.dtype.kind in "fiu"]
 
 def find_npy(path, name):
@@ -142,6 +146,8 @@ class Stack(Sequence):
         name: str | int | None = None,        # of the array or extension, in each; needed where HDF5 and npz files have several
     ):
         paths = [paths] if isinstance(paths, (str, os.PathLike)) else paths
+        if not isinstance(paths, (list, tuple)) or not all(isinstance(path, (str, os.PathLike)) for path in paths):
+            raise InputError(f"Stack: {brief(paths)} is no path; give that of a file, or a list of several.")
         self.places = [place for path in paths for place in images_in(Path(path), name)]
         self.ends = np.cumsum([1 if len(place.shape) == 2 else place.shape[0] for place in self.places])
         if not self.places:

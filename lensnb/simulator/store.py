@@ -17,7 +17,7 @@ import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from .. import __version__
-from ..core import InputError
+from ..core import InputError, brief, check_key, whole
 from .prior import Prior
 
 # %% ../../nbs/simulator/store.ipynb #store-06
@@ -53,8 +53,10 @@ def in_words(distribution) -> str:
 
 def account(simulator, n: int, key, chunk: int, names=None) -> dict:
     "What a store of `n` samples of `simulator` says of itself; raises InputError where there can be none."
-    if n < 1 or chunk < 1:
-        raise InputError(f"write_dataset: n = {n} samples in chunks of {chunk} make no data set; give 1 or more of both.")
+    n, chunk = whole(n=n, chunk=chunk)
+    check_key(key)
+    if not callable(getattr(simulator, "simulate", None)):
+        raise InputError(f"write_dataset: {brief(simulator)} has no function simulate(key) that returns (theta, y); give a simulator.")
     prior = getattr(simulator, "prior", None)
     prior = prior if isinstance(prior, Prior) else None
     drawn = eqx.filter_eval_shape(simulator.simulate, key)
@@ -65,9 +67,11 @@ def account(simulator, n: int, key, chunk: int, names=None) -> dict:
     if wrong or theta.ndim != 1:
         raise InputError("write_dataset: simulate(key) has to return (theta, y) with theta of shape (d,) and y an array or "
                          f"dictionaries and tuples of arrays; look at {wrong[0] if wrong else 'theta'}.")
-    names = tuple(names or (prior.names if prior is not None else (f"theta_{i}" for i in range(theta.shape[0]))))
-    if len(names) != theta.shape[0]:
-        raise InputError(f"write_dataset: theta has {theta.shape[0]} numbers and {len(names)} names {names}; give one name to each.")
+    if names is None:
+        names = [f"theta_{i}" for i in range(theta.shape[0])] if prior is None else prior.names
+    names = tuple(names) if isinstance(names, (list, tuple)) else (names,)
+    if not len(names) == len(set(map(str, names))) == theta.shape[0] or not all(isinstance(name, str) for name in names):
+        raise InputError(f"write_dataset: theta has {theta.shape[0]} numbers and the names are {names}; give one name to each, all different.")
     return dict(n=n, chunk=min(chunk, n), key=np.asarray(jax.random.key_data(key)).tolist(), names=list(names),
                 arrays={name: [list(a.shape), a.dtype.name] for name, a in arrays.items()}, plan=plan,
                 prior={} if prior is None else {name: in_words(d) for name, d in prior.distributions.items()},

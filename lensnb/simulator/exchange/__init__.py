@@ -8,9 +8,10 @@ __all__ = []
 # %% ../../../nbs/simulator/exchange/index.ipynb #index-03
 from .conventions import Model, axis_ratio, ellipticity
 from .coolest import from_coolest, read_coolest, to_coolest, write_coolest
+from .coolest_scene import read_coolest_scene, write_coolest_scene
 from .lenstronomy import from_lenstronomy, to_lenstronomy
 from .pyautolens import autolens_galaxies, from_pyautolens, to_pyautolens
 
 # %% ../../../nbs/simulator/exchange/index.ipynb #index-04
 __all__ = ["Model", "autolens_galaxies", "axis_ratio", "ellipticity", "from_coolest", "from_lenstronomy", "from_pyautolens", "read_coolest",
-           "to_coolest", "to_lenstronomy", "to_pyautolens", "write_coolest"]
+           "read_coolest_scene", "to_coolest", "to_lenstronomy", "to_pyautolens", "write_coolest", "write_coolest_scene"]

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['CENTER', 'SHAPE', 'BRIGHT', 'MASS', 'LIGHT', 'CORED', 'WITHOUT_UNIT', 'REFUSED', 'east_of_north', 'from_x',
-           'to_q_phi', 'from_q_phi', 'at_origin', 'shear_to_theirs', 'shear_to_ours', 'in_range', 'sersic_to_theirs',
-           'sersic_to_ours', 'halo_twin', 'parameters_of', 'to_coolest', 'write_coolest', 'entry', 'read_model',
-           'from_coolest', 'read_coolest']
+           'to_q_phi', 'to_ellipse', 'shear_to_theirs', 'shear_to_ours', 'in_range', 'sersic_to_theirs',
+           'sersic_to_ours', 'halo_twin', 'parameters_of', 'regular_grid', 'to_coolest', 'write_coolest', 'entry',
+           'read_model', 'from_coolest', 'read_content', 'read_coolest']
 
 # %% ../../../nbs/simulator/exchange/coolest.ipynb #coolest-03
 import json
@@ -17,10 +17,10 @@ import astropy.units as u
 import numpy as np
 
 from ... import __version__
-from ...core import InputError
+from ...core import InputError, brief
 from ..cosmology import FlatLambdaCDM
-from .conventions import Galaxy, Model, Twin, axis_ratio, ellipticity, exact_constant, from_galaxies
-from .conventions import linear_constant, number, read_profile, same_sersic, to_galaxies, write_profile
+from .conventions import Galaxy, Model, Twin, as_dict, as_list, at_origin, axis_ratio, exact_constant
+from .conventions import from_galaxies, from_q_phi, linear_constant, number, read_profile, same_sersic, to_galaxies, write_profile
 from ..fits import whole_file
 from ..lens import Lens
 from ..light import Sersic, Uniform
@@ -42,27 +42,18 @@ def to_q_phi(v):
     q, phi = axis_ratio(v["e1"], v["e2"])
     return v | {"q": q, "phi": east_of_north(phi)}
 
-def from_q_phi(v):
+def to_ellipse(v):
     "And back."
-    rest = {key: value for key, value in v.items() if key not in ("q", "phi")}
-    return rest | dict(zip(("e1", "e2"), ellipticity(v["q"], from_x(v["phi"])), strict=True))
+    return from_q_phi(v, from_x(v["phi"]))
 
 # %% ../../../nbs/simulator/exchange/coolest.ipynb #coolest-11
 CENTER = {"center_x": "center_x", "center_y": "center_y"}
 SHAPE = {"q": "q", "phi": "phi", **CENTER}
 BRIGHT = {"I_eff": "I_e", "theta_eff": "R_e", "n": "n"}
 
-def at_origin(kind: str):
-    "A function that leaves out the centre of a profile; raises InputError where it has one."
-    def check(v):
-        if v["center_x"] or v["center_y"]:
-            raise InputError(f"COOLEST has a {kind} about the origin alone; set its centre to 0, which moves the source by a constant.")
-        return v
-    return check
-
 def shear_to_theirs(v):
     "Strength and orientation of a shear."
-    v = at_origin("shear")(v)
+    v = at_origin("COOLEST", "shear")(v)
     return {"gamma": float(np.hypot(v["gamma1"], v["gamma2"])), "phi": east_of_north(np.arctan2(v["gamma2"], v["gamma1"]) / 2)}
 
 def shear_to_ours(v):
@@ -84,13 +75,13 @@ def sersic_to_theirs(v):
 def sersic_to_ours(v):
     "And back."
     new = same_sersic(in_range(v["n"]), v["R_e"], v["I_e"], linear_constant(v["n"]), exact_constant(v["n"]))
-    return from_q_phi(v | dict(zip(("R_e", "I_e"), new, strict=True)))
+    return to_ellipse(v | dict(zip(("R_e", "I_e"), new, strict=True)))
 
 MASS = (
-    Twin("SIE", SIE, {"theta_E": "theta_E", **SHAPE}, to_q_phi, from_q_phi),
-    Twin("PEMD", EPL, {"theta_E": "theta_E", "gamma": "gamma", **SHAPE}, to_q_phi, from_q_phi),
+    Twin("SIE", SIE, {"theta_E": "theta_E", **SHAPE}, to_q_phi, to_ellipse),
+    Twin("PEMD", EPL, {"theta_E": "theta_E", "gamma": "gamma", **SHAPE}, to_q_phi, to_ellipse),
     Twin("ExternalShear", Shear, {"gamma_ext": "gamma", "phi_ext": "phi"}, shear_to_theirs, shear_to_ours),
-    Twin("ConvergenceSheet", MassSheet, {"kappa_s": "kappa"}, at_origin("sheet")),
+    Twin("ConvergenceSheet", MassSheet, {"kappa_s": "kappa"}, at_origin("COOLEST", "sheet")),
 )
 LIGHT = (
     Twin("Sersic", Sersic, BRIGHT | SHAPE, sersic_to_theirs, sersic_to_ours),
@@ -136,11 +127,21 @@ def parameters_of(kwargs: dict) -> dict:
     return {key: {"fixed": False, "point_estimate": {"value": value}, "posterior_stats": dict(empty), "prior": {"type": None}}
             for key, value in kwargs.items()}
 
+def regular_grid(
+    shape: tuple[int, int],  # (ny, nx)
+    pixel_scale: float,      # [arcsec]
+    file: str | None = None, # FITS, beside the template
+) -> dict[str, Any]:
+    "Pixels about the origin, as the file describes them."
+    ny, nx = shape
+    sides = {f"field_of_view_{axis}": [-n * pixel_scale / 2, n * pixel_scale / 2] for axis, n in (("x", nx), ("y", ny))}
+    return sides | {"num_pix_x": nx, "num_pix_y": ny, "fits_file": {"path": file}}
+
 def to_coolest(
     lens: Lens | MultiPlane,  # with redshifts; several planes are refused
     source=(),            # a profile of light, or several
     lens_light=(),
-    telescope: Telescope | None = None,  # whose grid the file states; PSF and noise are not part of it
+    telescope: Telescope | None = None,  # whose grid the file states; for its PSF and noise, `write_coolest_scene`
     density_unit: str | None = None,     # of the halos, such as "Msun / Mpc3"
     origin: tuple[str, str] = ("00h00m00s", "+00d00m00s"),  # right ascension and declination of (0, 0)
 ) -> dict[str, Any]:
@@ -161,15 +162,14 @@ def to_coolest(
     if lens.cosmology is not None and not isinstance(lens.cosmology, FlatLambdaCDM):
         raise InputError(f"COOLEST has no equal of {type(lens.cosmology).__name__}; use FlatLambdaCDM, or leave the cosmology out.")
     cosmology = None if lens.cosmology is None else {"H0": float(lens.cosmology.H0), "Om0": float(lens.cosmology.Om0), "astropy_name": "FlatLambdaCDM"}
-    ny, nx = (0, 0) if telescope is None else telescope.shape
-    scale = 0.0 if telescope is None else float(telescope.pixel_scale)
-    pixels = {"field_of_view_x": [-nx * scale / 2, nx * scale / 2], "field_of_view_y": [-ny * scale / 2, ny * scale / 2], "num_pix_x": nx,
-              "num_pix_y": ny, "fits_file": {"path": None}}
+    # without a telescope no pixels, of a size that other readers can divide by
+    shape, scale = ((0, 0), 1.0) if telescope is None else (telescope.shape, float(telescope.pixel_scale))
     return {
         "standard": "COOLEST", "mode": "MAP", "meta": {"code": f"lensnb {__version__}"}, "lensing_entities": entities, "cosmology": cosmology,
         "coordinates_origin": dict(zip(("ra", "dec"), origin, strict=True)), "likelihoods": None,
         "instrument": {"name": "", "band": "", "pixel_size": scale, "readout_noise": 0.0, "psf": {"type": None, "description": None}},
-        "observation": {"exposure_time": None, "mag_sky_brightness": None, "mag_zero_point": None, "noise": {"type": None}, "pixels": pixels},
+        "observation": {"exposure_time": None, "mag_sky_brightness": None, "mag_zero_point": None, "noise": {"type": None},
+                        "pixels": regular_grid(shape, scale)},
     }
 
 def write_coolest(path, content: dict) -> None:
@@ -187,11 +187,12 @@ def entry(content: Any, key: str, where: str) -> Any:
 def read_model(twins, given: Any, where: str) -> tuple:
     "The profiles of a mass or light model."
     profiles = []
-    for item in given or []:
-        kind, parameters = entry(item, "type", f"a profile of {where}"), entry(item, "parameters", f"a profile of {where}")
+    for item in as_list(given, f"COOLEST: a model of {where}"):
+        kind, parameters = brief(entry(item, "type", f"a profile of {where}")).strip("'"), entry(item, "parameters", f"a profile of {where}")
         if kind in REFUSED and not any(twin.name == kind for twin in twins):
             raise InputError(f"COOLEST: {kind} of {where} {REFUSED[kind]}.")
-        values = {key: entry(entry(p, "point_estimate", f"{key} of {kind}"), "value", f"{key} of {kind}") for key, p in parameters.items()}
+        values = {key: entry(entry(p, "point_estimate", f"{key} of {kind}"), "value", f"{key} of {kind}")
+                  for key, p in as_dict(parameters, f"COOLEST: {kind}'s parameters").items()}
         unset = [key for key, value in values.items() if value is None]
         if unset:
             raise InputError(f"COOLEST: {kind} of {where} has no point estimate of {', '.join(unset)}; fill it in.")
@@ -204,23 +205,23 @@ def from_coolest(
 ) -> Model:
     "The model in a COOLEST template. Raises InputError for what has no equal here, and where something is missing."
     if entry(content, "standard", "the file") != "COOLEST":
-        raise InputError(f"COOLEST: the file follows the standard {content['standard']!r}; give a COOLEST template.")
+        raise InputError(f"COOLEST: the file follows the standard {brief(content['standard'])}; give a COOLEST template.")
     cosmology = content.get("cosmology")
     if cosmology is not None:
-        if cosmology.get("astropy_name") != "FlatLambdaCDM":
-            raise InputError(f"COOLEST: the cosmology {cosmology.get('astropy_name')} cannot be read; give FlatLambdaCDM.")
+        if entry(cosmology, "astropy_name", "the cosmology") != "FlatLambdaCDM":
+            raise InputError(f"COOLEST: the cosmology {brief(cosmology['astropy_name'])} cannot be read; give FlatLambdaCDM.")
         cosmology = FlatLambdaCDM(*(number(entry(cosmology, key, "the cosmology"), key) for key in ("H0", "Om0")))
-    entities = entry(content, "lensing_entities", "the file")
-    redshifts = [number(entry(e, "redshift", "a lensing entity"), f"COOLEST: the redshift of {e.get('name')}") for e in entities]
+    entities = as_list(entry(content, "lensing_entities", "the file"), "COOLEST: the list of lensing entities")
+    redshifts = [number(entry(e, "redshift", "a lensing entity"), f"COOLEST: the redshift of {brief(e.get('name'))}") for e in entities]
     if len(set(redshifts)) > 2:
         raise InputError("COOLEST does not say to which source the radii of several planes refer; give one lens and one source.")
     mass = MASS + halo_twin(density_unit, min(redshifts, default=None), max(redshifts, default=None), cosmology)
-    galaxies = [Galaxy(z, read_model(mass, e.get("mass_model"), str(e.get("name"))), read_model(LIGHT, e.get("light_model"), str(e.get("name"))))
+    galaxies = [Galaxy(z, *(read_model(twins, e.get(key), brief(e.get("name"))) for key, twins in (("mass_model", mass), ("light_model", LIGHT))))
                 for z, e in zip(redshifts, entities, strict=True)]
     return from_galaxies("COOLEST", galaxies, cosmology)
 
-def read_coolest(path, density_unit: str | None = None) -> Model:
-    "`from_coolest` of a file. Raises InputError where it cannot be read."
+def read_content(path) -> Any:
+    "What a JSON file holds. Raises InputError where it cannot be read."
     try:
         content = json.loads(Path(path).expanduser().read_text())
     except (OSError, TypeError) as error:
@@ -229,4 +230,8 @@ def read_coolest(path, density_unit: str | None = None) -> Model:
         raise InputError(f"COOLEST: {path} is not JSON; give a COOLEST template.") from None
     if isinstance(content, dict) and "py/object" in content:
         raise InputError(f"COOLEST: {path} was written by jsonpickle; give the plain template, without _pyAPI in its name.")
-    return from_coolest(content, density_unit)
+    return content
+
+def read_coolest(path, density_unit: str | None = None) -> Model:
+    "`from_coolest` of a file. Raises InputError where it cannot be read."
+    return from_coolest(read_content(path), density_unit)

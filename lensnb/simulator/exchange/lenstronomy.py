@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CENTER', 'ORIGIN', 'SHAPE', 'MAY_LACK', 'DEFLECTION', 'HALO', 'POWER_LAW', 'MASS', 'IN_POTENTIAL', 'REFUSED',
            'SERSIC', 'CONSTANTS', 'LIGHT', 'KNOWN', 'halo_to_theirs', 'halo_to_ours', 'sersic_to_theirs',
-           'sersic_to_ours', 'from_q_phi', 'from_polar_shear', 'astropy_cosmology', 'to_lenstronomy', 'profiles_of',
+           'sersic_to_ours', 'from_polar_shear', 'astropy_cosmology', 'to_lenstronomy', 'profiles_of',
            'from_lenstronomy']
 
 # %% ../../../nbs/simulator/exchange/lenstronomy.ipynb #lenstronomy-03
@@ -15,15 +15,16 @@ from typing import Any
 import astropy.cosmology
 import numpy as np
 
-from ...core import InputError
+from ...core import InputError, brief
 from ..cosmology import Cosmology, from_astropy
-from .conventions import Model, Twin, ellipticity, exact_constant, linear_constant, number
-from .conventions import read_profile, same_sersic, together, write_profile
+from .conventions import Model, Twin, as_dict, as_list, exact_constant, from_q_phi, linear_constant, number
+from .conventions import read_profile, same_sersic, write_profile
 from ..lens import Lens
 from ..light import CoreSersic, Gaussian, Sersic, Uniform
 from ..mass import EPL, NFW, NIE, SIE, SIS, TNFW, EllipticalNFW, Hernquist, MassSheet, Multipole, PointMass
 from ..mass import PseudoJaffe, SersicMass, Shear
 from ..multiplane import MultiPlane
+from ..scene import several
 
 # %% ../../../nbs/simulator/exchange/lenstronomy.ipynb #lenstronomy-06
 CENTER = {"center_x": "center_x", "center_y": "center_y"}
@@ -57,11 +58,6 @@ def sersic_to_ours(radius, height):
         new = same_sersic(v["n"], v[radius], v[height], linear_constant(v["n"]), exact_constant(v["n"]))
         return v | dict(zip((radius, height), new, strict=True))
     return convert
-
-def from_q_phi(v):
-    "`e1` and `e2` for `q` and `phi` [rad]."
-    rest = {key: value for key, value in v.items() if key not in ("q", "phi")}
-    return rest | dict(zip(("e1", "e2"), ellipticity(v["q"], v["phi"]), strict=True))
 
 def from_polar_shear(v):
     "Components of a shear given by strength and angle [rad]."
@@ -128,14 +124,14 @@ def to_lenstronomy(
     lens_light=(),
 ) -> tuple[dict, dict]:
     "`kwargs_model` and `kwargs_params` of a model. Raises InputError for a profile that lenstronomy lacks."
-    several = isinstance(lens, MultiPlane)
-    mass = [(z, write_profile("lenstronomy", MASS, p)) for z, profiles in (lens.planes if several else [(lens.z_l, lens.profiles)]) for p in profiles]
-    lights = [[write_profile("lenstronomy", LIGHT, p) for p in together(light)] for light in (source, lens_light)]
+    behind = isinstance(lens, MultiPlane)
+    mass = [(z, write_profile("lenstronomy", MASS, p)) for z, profiles in (lens.planes if behind else [(lens.z_l, lens.profiles)]) for p in profiles]
+    lights = [[write_profile("lenstronomy", LIGHT, p) for p in several(light)] for light in (source, lens_light)]
     model = {"lens_model_list": [name for _, (name, _) in mass], "source_light_model_list": [name for name, _ in lights[0]],
              "lens_light_model_list": [name for name, _ in lights[1]]}
     params = {"kwargs_lens": [kwargs for _, (_, kwargs) in mass], "kwargs_source": [kwargs for _, kwargs in lights[0]],
               "kwargs_lens_light": [kwargs for _, kwargs in lights[1]]}
-    if several:
+    if behind:
         model |= {"multi_plane": True, "lens_redshift_list": [number(z, "z") for z, _ in mass]}
     elif lens.z_l is not None:
         model["z_lens"] = number(lens.z_l, "z_l")
@@ -151,7 +147,7 @@ KNOWN = ("lens_model_list", "source_light_model_list", "lens_light_model_list", 
 
 def profiles_of(twins, names, kwargs, what: str) -> tuple:
     "The profiles of one list of names and one of parameters. Raises InputError where they do not fit."
-    names, kwargs = list(names or []), list(kwargs or [])
+    names, kwargs = as_list(names, f"lenstronomy: the list of names of {what}"), as_list(kwargs, f"lenstronomy: the list of parameters of {what}")
     if len(names) != len(kwargs):
         raise InputError(f"lenstronomy: {what} has {len(names)} names and {len(kwargs)} sets of parameters; give one for each.")
     return tuple(read_profile("lenstronomy", twins, name, given, MAY_LACK, REFUSED) for name, given in zip(names, kwargs, strict=True))
@@ -161,6 +157,7 @@ def from_lenstronomy(
     kwargs_params: dict,  # kwargs_lens, kwargs_source, kwargs_lens_light
 ) -> Model:
     "A model of lenstronomy. Raises InputError for what has no equal here, and for lists that do not fit."
+    as_dict(kwargs_model, "lenstronomy: kwargs_model"), as_dict(kwargs_params, "lenstronomy: kwargs_params")
     empty = lambda value: value is None or value is False or (isinstance(value, (list, tuple, dict)) and not any(value))
     unknown = [key for key, value in kwargs_model.items() if key not in KNOWN and not empty(value)]
     unknown += [key for key, value in kwargs_params.items() if key not in ("kwargs_lens", "kwargs_source", "kwargs_lens_light") and not empty(value)]
@@ -171,13 +168,16 @@ def from_lenstronomy(
     lens_light = profiles_of(LIGHT, kwargs_model.get("lens_light_model_list"), kwargs_params.get("kwargs_lens_light"), "the lens's light")
     if not mass:
         raise InputError("lenstronomy: lens_model_list is empty; give at least one profile.")
-    z_s, cosmo = kwargs_model.get("z_source"), kwargs_model.get("cosmo")
+    z_l, z_s = (None if (z := kwargs_model.get(key)) is None else number(z, f"lenstronomy: {key}") for key in ("z_lens", "z_source"))
+    cosmo = kwargs_model.get("cosmo")
     if kwargs_model.get("z_source_convention") not in (None, z_s):
         raise InputError("lenstronomy: z_source_convention is not z_source; rescale the Einstein radii to the source and leave it out.")
     cosmology = None if cosmo is None else from_astropy(cosmo)
+    if kwargs_model.get("multi_plane") not in (None, True, False):
+        raise InputError(f"lenstronomy: multi_plane is {brief(kwargs_model['multi_plane'])}; give True or False.")
     if not kwargs_model.get("multi_plane"):
-        return Model(Lens(mass, kwargs_model.get("z_lens"), z_s, cosmology), source, lens_light)
-    redshifts = list(kwargs_model.get("lens_redshift_list") or [])
+        return Model(Lens(mass, z_l, z_s, cosmology), source, lens_light)
+    redshifts = [number(z, "lenstronomy: a lens's redshift") for z in as_list(kwargs_model.get("lens_redshift_list"), "lenstronomy: lens_redshift_list")]
     if len(redshifts) != len(mass) or z_s is None or cosmology is None:
         raise InputError("lenstronomy: multi_plane needs lens_redshift_list, one for each lens, z_source and cosmo; give them.")
     planes = [(z, [p for p, at in zip(mass, redshifts, strict=True) if at == z]) for z in sorted(set(redshifts))]

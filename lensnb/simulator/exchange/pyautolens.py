@@ -4,20 +4,20 @@
 
 # %% auto #0
 __all__ = ['PLACE', 'SHAPE', 'MAY_LACK', 'HALO', 'RADIUS', 'STARS', 'stars_to_theirs', 'stars_to_ours', 'MASS', 'LIGHT_OF',
-           'light_to_theirs', 'light_to_ours', 'LIGHT', 'PAIRS', 'stretch', 'rescaled', 'halo_radius', 'at_origin',
+           'light_to_theirs', 'light_to_ours', 'LIGHT', 'PAIRS', 'stretch', 'rescaled', 'halo_radius',
            'multipole_to_theirs', 'multipole_to_ours', 'series_constant', 'constant', 'gaussian_to_theirs',
            'gaussian_to_ours', 'core_height', 'core_to_theirs', 'core_to_ours', 'paired', 'unpaired', 'to_pyautolens',
-           'read_cosmology', 'from_pyautolens', 'autolens_galaxies']
+           'pair', 'read_cosmology', 'from_pyautolens', 'autolens_galaxies']
 
 # %% ../../../nbs/simulator/exchange/pyautolens.ipynb #pyautolens-03
 from typing import Any
 
 import numpy as np
 
-from ...core import InputError
+from ...core import InputError, brief
 from ..cosmology import Cosmology, FlatLambdaCDM
-from .conventions import Galaxy, Model, Twin, axis_ratio, exact_constant, from_galaxies, number
-from .conventions import read_profile, same_sersic, to_galaxies, write_profile
+from .conventions import Galaxy, Model, Twin, as_dict, as_list, at_origin, axis_ratio, exact_constant
+from .conventions import from_galaxies, number, read_profile, same_sersic, to_galaxies, write_profile
 from ..lens import Lens
 from ..light import CoreSersic, Gaussian, Sersic
 from ..mass import EPL, NFW, NIE, SIE, SIS, TNFW, EllipticalNFW, MassSheet, Multipole, PointMass, PseudoJaffe
@@ -50,12 +50,6 @@ def halo_radius(to_ours: bool):
         root = np.sqrt(axis_ratio(v["e1"], v["e2"])[0])
         return v | {"r_s": v["r_s"] * root if to_ours else v["r_s"] / root}
     return convert
-
-def at_origin(v):
-    "A shear, without its centre; raises InputError where it has one."
-    if v["center_x"] or v["center_y"]:
-        raise InputError("PyAutoLens has a shear about the origin alone; set its centre to 0, which moves the source by a constant.")
-    return v
 
 def multipole_to_theirs(v):
     "Strength and angle as components, for an Einstein radius of 1 arcsec and a slope of 2."
@@ -94,7 +88,7 @@ MASS = (
     Twin("IsothermalSph", SIS, RADIUS | PLACE),
     Twin("PowerLaw", EPL, RADIUS | {"slope": "gamma"} | SHAPE, rescaled(False, "theta_E"), rescaled(True, "theta_E")),
     Twin("IsothermalCore", NIE, RADIUS | {"core_radius": "s"} | SHAPE, rescaled(False, "theta_E", "s"), rescaled(True, "theta_E", "s")),
-    Twin("ExternalShear", Shear, {"gamma_1": "gamma1", "gamma_2": "gamma2"}, at_origin),
+    Twin("ExternalShear", Shear, {"gamma_1": "gamma1", "gamma_2": "gamma2"}, at_origin("PyAutoLens", "shear")),
     Twin("MassSheet", MassSheet, {"kappa": "kappa", **PLACE}),
     Twin("NFWSph", NFW, HALO | PLACE),
     Twin("NFW", EllipticalNFW, HALO | SHAPE, halo_radius(False), halo_radius(True)),
@@ -125,6 +119,8 @@ def gaussian_to_ours(v):
 
 def core_height(v) -> float:
     "Brightness at the break of a core-Sérsic profile over its `I_e`, with the constant of PyAutoLens."
+    if not (v["R_b"] >= 0 and v["alpha"] > 0 and v["R_e"] > 0 and v["n"] > 0 and 0 <= v["gamma"] <= 2):
+        raise InputError("PyAutoLens: SersicCore needs a sersic_index, effective_radius and alpha above 0, a radius_break of 0 or more and a gamma of 0 to 2; give those.")
     b = series_constant(v["n"])
     return 2 ** (v["gamma"] / v["alpha"]) * np.exp(b - b * (2 ** (1 / v["alpha"]) * v["R_b"] / v["R_e"]) ** (1 / v["n"]))
 
@@ -156,16 +152,14 @@ def paired(kwargs: dict) -> dict:
 
 def unpaired(name: str, kwargs: Any) -> dict:
     "And taken apart. Raises InputError where they are no pairs."
-    if not isinstance(kwargs, dict):
-        raise InputError(f"PyAutoLens: the arguments of {name} are {kwargs!r}; give a dict of names and values.")
     out = {}
-    for key, value in kwargs.items():
+    for key, value in as_dict(kwargs, f"PyAutoLens: {name}'s arguments").items():
         if key not in PAIRS:
             out[key] = value
-        elif np.shape(value) == (2,):
+        elif isinstance(value, (list, tuple, np.ndarray)) and len(value) == 2:
             out |= {f"{key}_y": value[0], f"{key}_x": value[1]}
         else:
-            raise InputError(f"PyAutoLens: {key} of {name} is {value!r}; give a pair, y first.")
+            raise InputError(f"PyAutoLens: {key} of {name} is {brief(value)}; give a pair, y first.")
     return out
 
 def to_pyautolens(
@@ -184,14 +178,20 @@ def to_pyautolens(
     numbers = {"H0": float(lens.cosmology.H0), "Om0": float(lens.cosmology.Om0), "Tcmb0": 0.0}  # its default has radiation
     return {"galaxies": galaxies, "cosmology": ("FlatLambdaCDM", numbers)}
 
+def pair(given: Any, what: str, wanted: str) -> tuple:
+    "The two things of `given`. Raises InputError, which says what is `wanted`, where it is no pair."
+    if not isinstance(given, (list, tuple)) or len(given) != 2:
+        raise InputError(f"PyAutoLens: {what} is {brief(given)}; give {wanted}.")
+    return tuple(given)
+
 def read_cosmology(given) -> Cosmology | None:
     "The universe of a model, None where it is not given. Raises InputError for another kind, or one with radiation."
     if given is None:
         return None
-    name, numbers = given
-    if name != "FlatLambdaCDM" or not {"H0", "Om0"} <= set(numbers):
-        raise InputError(f"PyAutoLens: the cosmology {name} cannot be read; give FlatLambdaCDM with H0 and Om0.")
-    if numbers.get("Tcmb0", 2.7255) != 0:
+    name, numbers = pair(given, "the cosmology", "FlatLambdaCDM and a dict of H0, Om0 and Tcmb0")
+    if name != "FlatLambdaCDM" or not {"H0", "Om0"} <= set(as_dict(numbers, "PyAutoLens: the cosmology's numbers")):
+        raise InputError(f"PyAutoLens: the cosmology {brief(name)} cannot be read; give FlatLambdaCDM with H0 and Om0.")
+    if number(numbers.get("Tcmb0", 2.7255), "PyAutoLens: Tcmb0") != 0:
         raise InputError("PyAutoLens: its universe has radiation (Tcmb0 = 2.7255 unless set), that of lensnb has none; give Tcmb0 = 0 to leave it out.")
     return FlatLambdaCDM(number(numbers["H0"], "H0"), number(numbers["Om0"], "Om0"))
 
@@ -200,11 +200,13 @@ def from_pyautolens(
 ) -> Model:
     "A model of PyAutoLens. Raises InputError for what has no equal here, and for a galaxy without its redshift."
     galaxies = []
-    for given in model.get("galaxies", []):
+    for given in as_list(as_dict(model, "PyAutoLens: the model").get("galaxies"), "PyAutoLens: the list of galaxies"):
         if not isinstance(given, dict) or "redshift" not in given or set(given) - {"redshift", "mass", "light"}:
-            raise InputError(f"PyAutoLens: {given!r} is no galaxy; give a dict of redshift, mass and light.")
-        parts = [tuple(read_profile("PyAutoLens", twins, name, unpaired(name, kwargs), MAY_LACK) for name, kwargs in given.get(key, []))
-                 for key, twins in (("mass", MASS), ("light", LIGHT))]
+            raise InputError(f"PyAutoLens: {brief(given)} is no galaxy; give a dict of redshift, mass and light.")
+        parts = []
+        for key, twins in (("mass", MASS), ("light", LIGHT)):
+            pairs = [pair(item, f"a profile of the {key}", "its name and a dict of arguments") for item in as_list(given.get(key), f"PyAutoLens: {key}")]
+            parts.append(tuple(read_profile("PyAutoLens", twins, name, unpaired(name, kwargs), MAY_LACK) for name, kwargs in pairs))
         galaxies.append(Galaxy(number(given["redshift"], "redshift"), *parts))
     return from_galaxies("PyAutoLens", galaxies, read_cosmology(model.get("cosmology")))
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.constants import speed_of_light
 from scipy.special import j1
 
-from ...core import InputError
+from ...core import positive
 from ..grid import pixel_grid
 from .exact import ARCSEC
 
@@ -23,8 +23,8 @@ def gaussian_beam(
     fwhm,                    # [arcsec]
 ) -> lx.DiagonalLinearOperator:  # (ny, nx) -> (ny, nx)
     "Primary beam: a Gaussian of `fwhm`, 1 in the middle of the field."
-    x, y = pixel_grid(shape, pixel_scale)
-    return lx.DiagonalLinearOperator(jnp.exp2(-4 * (x**2 + y**2) / jnp.asarray(fwhm, dtype=float) ** 2))
+    (fwhm,), (x, y) = positive(fwhm=fwhm), pixel_grid(shape, pixel_scale)
+    return lx.DiagonalLinearOperator(jnp.exp2(-4 * (x**2 + y**2) / fwhm**2))
 
 def airy_beam(
     shape: tuple[int, int],  # of the image, (ny, nx)
@@ -33,8 +33,7 @@ def airy_beam(
     frequency,               # [Hz]
 ) -> lx.DiagonalLinearOperator:  # (ny, nx) -> (ny, nx)
     "Primary beam of a uniformly lit `dish`: an Airy pattern, 1 in the middle of the field."
-    if not (0 < float(dish) < np.inf and 0 < float(frequency) < np.inf):
-        raise InputError(f"An Airy beam needs a dish and a frequency above 0, not {dish} m and {frequency} Hz.")
+    positive(dish=dish, frequency=frequency)
     x, y = pixel_grid(shape, pixel_scale)
     z = np.pi * float(dish) * float(frequency) / speed_of_light * ARCSEC * np.hypot(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
     amplitude = np.where(z == 0, 1.0, 2 * j1(z) / np.where(z == 0, 1.0, z))

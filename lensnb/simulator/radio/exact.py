@@ -14,7 +14,8 @@ import lineax as lx
 import numpy as np
 from jaxtyping import Float
 
-from ...core import InputError
+from ...core import InputError, positive, whole
+from ..grid import image_shape
 from .stations import doubles
 
 # %% ../../../nbs/simulator/radio/exact.ipynb #exact-06
@@ -29,11 +30,12 @@ def cycles(
     "Cycles a pixel along x (to the West) and y; InputError where pixels are too coarse or the field too small for them."
     if isinstance(u, jax.core.Tracer) or isinstance(v, jax.core.Tracer) or isinstance(pixel_scale, jax.core.Tracer):
         raise InputError("Baselines and pixels are known numbers: make the operator outside of `jit` and pass it in.")
+    positive(pixel_scale=pixel_scale), image_shape(shape)
     u, v, step = doubles(u), doubles(v), float(pixel_scale) * ARCSEC
     if u.ndim != 1 or u.shape != v.shape:
         raise InputError(f"u has shape {u.shape} and v {v.shape}; give two vectors of equal length.")
-    if not (u.size and np.isfinite(u).all() and np.isfinite(v).all() and 0 < step < np.inf):
-        raise InputError("Give at least one baseline, finite u and v, and a pixel_scale above 0.")
+    if not (u.size and np.isfinite(u).all() and np.isfinite(v).all()):
+        raise InputError("Give at least one baseline, and finite u and v.")
     longest = max(np.abs(u).max(), np.abs(v).max())
     if longest * step > 0.5:
         raise InputError(f"Pixels of {pixel_scale:g} arcsec are too coarse for baselines of {longest:.4g} wavelengths (aliasing); "
@@ -55,6 +57,7 @@ def dft(
     block: int = 256,       # visibilities at a time
 ) -> lx.FunctionLinearOperator:  # (ny, nx) -> (2, n)
     "Exact visibilities of an image of `shape` in flux a pixel: the discrete Fourier transform, term by term."
+    (block,) = whole(block=block)
     fx, fy = (jnp.asarray(f, dtype=float) for f in cycles(u, v, shape, pixel_scale))
     row, column = (2 * jnp.pi * (jnp.arange(n, dtype=float) - (n - 1) / 2) for n in shape)
 
@@ -78,6 +81,9 @@ def pixel_response(
     pixel_scale,  # [arcsec]
 ) -> lx.DiagonalLinearOperator:  # (2, n) -> (2, n)
     "What square pixels of uniform brightness do to the visibilities of points: a product of two sinc functions."
-    step = float(pixel_scale) * ARCSEC
-    response = np.sinc(doubles(u) * step) * np.sinc(doubles(v) * step)
+    positive(pixel_scale=pixel_scale)
+    u, v, step = doubles(u), doubles(v), float(pixel_scale) * ARCSEC
+    if u.shape != v.shape or not (np.isfinite(u).all() and np.isfinite(v).all()):
+        raise InputError(f"u has shape {u.shape} and v {v.shape}; give two vectors of equal length, all finite.")
+    response = np.sinc(u * step) * np.sinc(v * step)
     return lx.DiagonalLinearOperator(jnp.asarray(np.stack([response, response]), dtype=float))

@@ -14,6 +14,7 @@ from astropy.io import ascii, fits
 from astropy.table import Table
 
 from ...core import InputError
+from ..fits import whole_file
 from .stations import doubles
 from .visibilities import Visibilities
 
@@ -63,7 +64,8 @@ def write_csv(
     for name in EXTRA:
         if getattr(vis, name) is not None:
             table[name] = getattr(vis, name)
-    table.write(str(path), format="ascii.csv", overwrite=True)
+    with whole_file(path) as partial:
+        table.write(str(partial), format="ascii.csv", overwrite=True)
 
 # %% ../../../nbs/simulator/radio/files.ipynb #files-09
 def read_uvfits(

@@ -6,18 +6,23 @@
 __all__ = ['OPTIONAL', 'doubles', 'Stations', 'direction', 'on_earth', 'read_stations']
 
 # %% ../../../nbs/simulator/radio/stations.ipynb #stations-03
+import dataclasses
+
 import equinox as eqx
 import numpy as np
 from astropy.coordinates import EarthLocation
 from astropy.io import ascii
 from jaxtyping import Float
 
-from ...core import InputError
+from ...core import InputError, brief, ranged
 
 # %% ../../../nbs/simulator/radio/stations.ipynb #stations-06
 def doubles(values):
-    "`values` as a NumPy array in double precision."
-    return np.asarray(values, dtype=float)
+    "`values` as a NumPy array in double precision. Raises InputError where they are no numbers."
+    try:
+        return np.asarray(values, dtype=float)
+    except ValueError:
+        raise InputError(f"{brief(values)} is not made of numbers; give an array of them.") from None
 
 class Stations(eqx.Module):
     "Antennas: positions, zeniths, dishes, SEFDs and elevation limits."
@@ -30,6 +35,16 @@ class Stations(eqx.Module):
     el_high: Float[np.ndarray, "n"] = eqx.field(converter=doubles)     # [deg]
     longitude: float | None = eqx.field(static=True, default=None)     # of the meridian, if known: East of Greenwich [deg]
 
+    def __check_init__(self):
+        n = len(self.names)
+        shapes = {field.name: np.shape(getattr(self, field.name)) for field in dataclasses.fields(self) if field.name not in ("names", "longitude")}
+        wrong = [f"{name} {shape}" for name, shape in shapes.items() if shape != ((n, 3) if name in ("position", "zenith") else (n,))]
+        if wrong:
+            raise InputError(f"Stations: there are {n} names, but {', '.join(wrong)}; give one row to each station.")
+        broken = [name for name in ("position", "zenith", "el_low", "el_high") if not np.isfinite(getattr(self, name)).all()]
+        if broken:
+            raise InputError(f"Stations: {broken[0]} has an entry that is NaN or infinite; fill it in.")
+
     def elevation(
         self,
         hour_angle,   # at the meridian of the array [h]
@@ -41,7 +56,10 @@ class Stations(eqx.Module):
 
 def direction(hour_angle, declination) -> Float[np.ndarray, "times 3"]:
     "Unit vectors to a source at `hour_angle` [h] and `declination` [deg]; hour angles grow to the West."
+    ranged(-90.0, 90.0, declination=declination)
     H, delta = np.deg2rad(15 * np.atleast_1d(doubles(hour_angle))), np.deg2rad(float(declination))
+    if not (H.size and np.isfinite(H).all()):
+        raise InputError(f"hour_angle is {brief(hour_angle)}; give one or more finite numbers of hours.")
     return np.stack([np.cos(delta) * np.cos(H), -np.cos(delta) * np.sin(H), np.full_like(H, np.sin(delta))], axis=-1)
 
 # %% ../../../nbs/simulator/radio/stations.ipynb #stations-08
@@ -54,6 +72,7 @@ def on_earth(
     if not geocentric.any():
         if latitude is None:
             raise InputError("The station positions are relative to the array; give its `latitude` in degrees.")
+        ranged(-90.0, 90.0, latitude=latitude)
         phi = np.deg2rad(float(latitude))
         return xyz, np.tile([np.cos(phi), 0.0, np.sin(phi)], (len(xyz), 1)), None
     if not geocentric.all():

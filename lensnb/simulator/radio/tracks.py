@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy.constants import speed_of_light
 
-from ...core import InputError
+from ...core import InputError, positive, ranged
 from .stations import Stations, direction, doubles
 
 # %% ../../../nbs/simulator/radio/tracks.ipynb #tracks-05
@@ -44,6 +44,7 @@ def uv_tracks(
     min_elevation=0.0,  # besides the stations' own limits [deg]
 ) -> Tracks:
     "The spatial frequencies that all pairs of `stations` sample while both can see the source."
+    positive(frequency=frequency), ranged(-90.0, 90.0, min_elevation=min_elevation)
     hour_angle = np.atleast_1d(doubles(hour_angle))
     first, second = np.triu_indices(len(stations.names), k=1)
     baseline = (stations.position[second] - stations.position[first]) * (float(frequency) / speed_of_light)
@@ -64,5 +65,6 @@ def thermal_noise(
     integration_time,  # [s]
     efficiency=1.0,    # of the correlator
 ):                     # of the real and of the imaginary part [Jy]
-    "Standard deviation of a visibility's thermal noise."
+    "Standard deviation of a visibility's thermal noise; raises InputError unless all are positive."
+    positive(sefd1=sefd1, sefd2=sefd2, bandwidth=bandwidth, integration_time=integration_time, efficiency=efficiency)
     return np.sqrt(doubles(sefd1) * doubles(sefd2) / (2 * doubles(bandwidth) * doubles(integration_time))) / efficiency

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ...core import InputError
+from ...core import InputError, brief, check_key
 from ..noise import GaussianLikelihood
 from .stations import doubles
 
@@ -37,8 +37,12 @@ class Visibilities(eqx.Module):
 
     def select(self, mask) -> "Visibilities":
         "Those that `mask`, booleans or indices, picks."
+        mask = np.asarray(mask)
+        fits = mask.shape == self.u.shape if mask.dtype == bool else mask.dtype.kind in "iu" and np.all(np.abs(mask + 0.5) < self.u.size)
+        if not fits:
+            raise InputError(f"Visibilities: {brief(mask)} picks none of {self.u.size}; give that many booleans, or numbers below it.")
         columns = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return Visibilities(**{name: None if column is None else column[..., np.asarray(mask)] for name, column in columns.items()})
+        return Visibilities(**{name: None if column is None else column[..., mask] for name, column in columns.items()})
 
     def likelihood(self) -> GaussianLikelihood:
         "The noise of the residual `data - model`, of shape (2, n)."
@@ -46,6 +50,7 @@ class Visibilities(eqx.Module):
 
     def sample(self, key, model: Float[Array | np.ndarray, "2 n"]) -> "Visibilities":
         "The same observation of a sky whose noiseless visibilities are `model`, with fresh thermal noise."
+        check_key(key)
         noise = np.asarray(jax.random.normal(key, np.shape(model))) * self.sigma
         return dataclasses.replace(self, data=doubles(model) + noise)
 
@@ -57,7 +62,8 @@ def check(vis):
     if wrong or n == 0:
         raise InputError(f"Visibilities: u has {n} entries, but there is {', '.join(wrong)}; give columns of one length, and data of shape (2, n)."
                          if wrong else "Visibilities: the table is empty; give at least one row.")
-    rules = {"u or v": np.isfinite(vis.u) & np.isfinite(vis.v), "visibilities": np.isfinite(vis.data).all(0)}
+    rules = {"u or v": np.isfinite(vis.u) & np.isfinite(vis.v), "visibilities": np.isfinite(vis.data).all(0),
+             "frequencies": np.isfinite(0.0 if vis.frequency is None else vis.frequency)}
     for name, good in rules.items():
         if not good.all():
             raise InputError(f"Visibilities: {(~good).sum()} of {n} {name} are NaN or infinite; leave those rows out.")

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from scipy import ndimage
 from skimage import measure
 
-from ...core import InputError
+from ...core import InputError, check_key, positive, ranged, whole
 from ..galaxies import Galaxies, half_light, stamp
 from ..light import SmoothPixelatedLight
 from ..stacks import Stack
@@ -115,10 +115,9 @@ def read_galaxies(
     only: Iterable[int] | None = None,    # numbers of the images to take; all when not given
 ) -> Galaxies:
     "The galaxies of a stack of images, as `deep_field_galaxies` gives them; `scale`, `row` and `column` count the images' pixels."
-    if size < 16:
-        raise InputError(f"read_galaxies: size is {size}; give 16 or more.")
+    (size,) = whole(16, size=size)
     stack = Stack(paths, name)
-    chosen = list(range(len(stack))) if only is None else [int(i) for i in only]
+    chosen = list(range(len(stack))) if only is None else list(whole(-len(stack), **{f"image {k} of only": i for k, i in enumerate(np.ravel(only).tolist())}))
     if not chosen or not all(-len(stack) <= i < len(stack) for i in chosen):
         raise InputError(f"read_galaxies: there are {len(stack)} images and the numbers {chosen[:5]} were asked for; give some from 0 to {len(stack) - 1}.")
     found, faults = [], {}
@@ -147,7 +146,12 @@ def behind(
     center_x=0.0,     # [arcsec]
     center_y=0.0,
 ) -> SmoothPixelatedLight:
-    "Galaxy `index` as a light profile of a given flux and size."
+    "Galaxy `index` as a light profile of a given flux and size; raises InputError for one that is known and not there."
+    (flux,), (R_e,) = ranged(0.0, np.inf, flux=flux), positive(R_e=R_e)
+    center_x, center_y = ranged(-np.inf, np.inf, center_x=center_x, center_y=center_y)
+    for name, number, n in (("index", index, len(galaxies)), ("turn", turn, 8)):
+        if not isinstance(number, jax.core.Tracer) and not (0 if n == 8 else -n) <= whole(-n, **{name: number})[0] < n:
+            raise InputError(f"behind: {name} = {number} is not below {n}; give a whole number from 0 to {n - 1}.")
     image = galaxies.image[index]
     turned = [turned for way in (image, image[:, ::-1]) for turned in (way, way.T[::-1], way[::-1, ::-1], way.T[:, ::-1])]
     image = jax.lax.dynamic_index_in_dim(jnp.stack(turned), turn, keepdims=False)
@@ -157,6 +161,7 @@ def behind(
 @eqx.filter_jit
 def draw_from(galaxies: Galaxies, key, flux=1.0, R_e=0.3, center_x=0.0, center_y=0.0) -> SmoothPixelatedLight:
     "Any of `galaxies`, turned at random, as a light profile of a given flux and size."
+    check_key(key)
     which, turn = jax.random.split(key)
     index, turn = jax.random.randint(which, (), 0, len(galaxies)), jax.random.randint(turn, (), 0, 8)
     return behind(galaxies, index, flux, R_e, turn, center_x, center_y)

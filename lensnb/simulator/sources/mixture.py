@@ -12,13 +12,14 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 from jaxtyping import Array, Float
 
+from ...core import check_key, positive, ranged, whole
 from ..half_light import sersic_bn
 from ..light import LightProfile, Sersic
 
 # %% ../../../nbs/simulator/sources/mixture.ipynb #mixture-06
 def sersic_luminosity(R_e, n):
     "Total flux of `Sersic(I_e=1, R_e, n)`, elliptical or not."
-    R_e, n = jnp.asarray(R_e, dtype=float), jnp.asarray(n, dtype=float)
+    R_e, n = positive(R_e=R_e, n=n)
     b = sersic_bn(n)
     return 2 * jnp.pi * n * R_e**2 * jnp.exp(b - 2 * n * jnp.log(b) + gammaln(2 * n))
 
@@ -53,6 +54,8 @@ def draw_mixture(
     center_y=0.0,
 ) -> SersicMixture:
     "A main component, and smaller and fainter ones scattered about it."
+    check_key(key)
+    (flux, extra, spread), (R_e,), (room,) = ranged(0.0, jnp.inf, flux=flux, extra=extra, spread=spread), positive(R_e=R_e), whole(room=room)
     keys = jax.random.split(key, 7)
     first = jnp.arange(room) == 0
     there = jnp.arange(room) <= jax.random.poisson(keys[0], extra)

@@ -13,7 +13,7 @@ import numpy as np
 from jax.scipy.special import i0e
 from jaxtyping import Array, Float
 
-from ...core import InputError, Scalar, parameter, safe_sqrt
+from ...core import InputError, Scalar, check_key, parameter, positive, ranged, safe_sqrt, whole
 from ..light import LightProfile, Sersic
 from ..mass.base import centred
 from .mixture import sersic_luminosity
@@ -106,6 +106,8 @@ def draw_galaxy(
     knots=15.0,          # mean number of them, of the latest types
 ) -> SpiralGalaxy:
     "A galaxy from early to late type, in any direction."
+    check_key(key)
+    (flux, knots), (R_e,), (room,) = ranged(0.0, np.inf, flux=flux, knots=knots), positive(R_e=R_e), whole(0, room=room)
     keys = iter(jax.random.split(key, 20))
     uniform = lambda low, high, shape=(): jax.random.uniform(next(keys), shape, minval=low, maxval=high)
     late, hand = uniform(0.0, 1.0), jnp.where(uniform(0.0, 1.0) < 0.5, -1.0, 1.0)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ...core import InputError, Parametric, Scalar, parameter
+from ...core import InputError, Parametric, Scalar, check_key, floating, parameter, positive, whole
 from ..cosmology import Cosmology
 from ..mass.external import MassSheet
-from ..mass.halo_mass import duffy2008_concentration, positive, virial_radius
+from ..mass.halo_mass import duffy2008_concentration, virial_radius
 from ..mass.halos import Halos
 from ..mass.sis import RADIAN
 from .cone import double_cone, slices, volumes
@@ -84,8 +84,8 @@ def check_order(z_front, z_l, z_behind, z_s, m_low, m_high):
     if not (np.all(np.isfinite(z)) and np.all(np.diff(z) > 0) and z[0] > 0 and z_front.size + z_behind.size):
         raise InputError(f"LineOfSight: give ascending redshifts of at least one plane, z_front < z_l < z_behind < z_s, "
                          f"not {z_front} < {z_l} < {z_behind} < {z_s}.")
-    if not 0 < m_low < m_high:
-        raise InputError(f"LineOfSight: m_low = {m_low} must be positive and below m_high = {m_high} [Msun].")
+    if not 0 < m_low < m_high < np.inf:
+        raise InputError(f"LineOfSight: m_low = {m_low} and m_high = {m_high} [Msun]; give finite masses, the first above 0 and below the second.")
 
 # %% ../../../nbs/simulator/substructure/line_of_sight.ipynb #line-of-sight-09
 _SCATTER = [np.asarray(a) for a in np.polynomial.hermite_e.hermegauss(5)]
@@ -124,7 +124,9 @@ class LineOfSight(Parametric):
         **options,                # `sheets`, `scatter`, `edge`, `chunk`
     ) -> "LineOfSight":
         "Tables for every plane; raises InputError for redshifts or masses out of order, or too few places."
-        z_front, z_l, z_behind, z_s, m_low, m_high = (jnp.asarray(a, dtype=float) for a in (z_front, z_l, z_behind, z_s, m_low, m_high))
+        z_l, z_s, m_low, m_high = (floating(a, "A redshift or mass of LineOfSight") for a in (z_l, z_s, m_low, m_high))
+        z_front, z_behind = (jnp.atleast_1d(floating(z, "A plane's redshift")) for z in (z_front, z_behind))
+        (knots,) = whole(2, knots=knots)
         check_order(z_front, z_l, z_behind, z_s, m_low, m_high)
         if n_max is not None and len(n_max) != z_front.size + z_behind.size:
             raise InputError(f"LineOfSight: n_max has {len(n_max)} numbers for {z_front.size + z_behind.size} planes; give one for each.")
@@ -135,9 +137,10 @@ class LineOfSight(Parametric):
             if isinstance(expected, jax.core.Tracer):
                 raise InputError("LineOfSight: give n_max, the places in each plane, where parameters are traced.")
             n_max = [enough(mean) for mean in np.asarray(expected).tolist()]
+        n_max = whole(0, **{f"n_max of plane {k}": room for k, room in enumerate(n_max)})
         for k, room in enumerate(n_max):
             check_room(f"LineOfSight, plane {k}", expected[k], room)
-        return cls(z, log_m, log_rate, radius, z_l, z_s, power.cosmology, len(z_front), tuple(n_max), **options)
+        return cls(z, log_m, log_rate, radius, z_l, z_s, power.cosmology, len(z_front), n_max, **options)
 
     def suppressed(self, suppression: Suppression) -> "LineOfSight":
         "The same with fewer small halos: a `suppression` of the numbers at the tables' knots."
@@ -164,6 +167,7 @@ class LineOfSight(Parametric):
     @eqx.filter_jit
     def draw(self, key) -> Sightline:
         "One realisation."
+        check_key(key)
         n = max(self.n_max)
 
         def plane(key, z, log_rate, radius, expected, room):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...core import Parametric, Scalar, parameter
+from ...core import Parametric, Scalar, parameter, positive, ranged
 from ..cosmology import Cosmology
 
 # %% ../../../nbs/simulator/substructure/linear_power.ipynb #linear-power-06
@@ -65,6 +65,7 @@ class LinearPower(Parametric):
 
     def radius(self, mass) -> Float[Array, "..."]:
         "Comoving radius [Mpc] of the sphere that holds `mass` [Msun] on average."
+        (mass,) = positive(mass=mass)
         return jnp.cbrt(3 * mass / (4 * jnp.pi * self.mean_density))
 
     def transfer(self, k) -> Float[Array, "..."]:
@@ -96,24 +97,26 @@ class LinearPower(Parametric):
     @eqx.filter_jit
     def power(self, k) -> Float[Array, "..."]:
         "Power spectrum today [Mpc^3] at `k` [1/Mpc]."
+        (k,) = positive(k=k)
         return 2 * jnp.pi**2 * self.amplitude() * self.variance(k) / k**3
 
     @eqx.filter_jit
     def sigma(self, mass) -> Float[Array, "..."]:
         "Root mean square of the density today in spheres that hold `mass` [Msun] on average."
-        R = self.radius(jnp.asarray(mass, dtype=float))
+        R = self.radius(mass)
         return jnp.sqrt(self.amplitude() * jax.vmap(self.unscaled)(R.ravel()).reshape(R.shape))
 
     @eqx.filter_jit
     def growth(self, z) -> Float[Array, "..."]:
         "Growth of fluctuations up to redshift `z`, 1 today."
-        z = jnp.asarray(z, dtype=float)
+        (z,) = ranged(-1.0, np.inf, True, z=z)
         each = jax.vmap(lambda z: log_growth(self.cosmology, z))(jnp.append(z.ravel(), 0.0))
         return jnp.exp(each[:-1] - each[-1]).reshape(z.shape)
 
     @eqx.filter_jit
     def correlation(self, r: Float[Array, " n"]) -> Float[Array, " n"]:
         "Linear correlation function today at separations `r` [Mpc], smoothed on the scale `r / 50`."
+        (r,) = positive(r=r)
         log_x = jnp.linspace(-12.0, jnp.log(200.0), 3000, dtype=r.dtype)
         x = jnp.exp(log_x)
         window = jnp.sinc(x / jnp.pi) * jnp.exp(-((x / 50) ** 2)) * (log_x[1] - log_x[0])

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from ...core import InputError, Parametric, Scalar, parameter
+from ...core import InputError, Parametric, Scalar, check_key, parameter, positive, ranged, whole
 
 # %% ../../../nbs/simulator/substructure/mass_function.ipynb #mass-function-06
 def mean_exponential(w: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -98,8 +98,9 @@ class MassFunction(Parametric):
 
     def moment(self, power, low=None, high=None) -> Scalar:
         "Integral of `m^power dN` between the masses `low` and `high` [Msun]: the limits where not given."
-        low, high = (limit if m is None else jnp.asarray(m, dtype=float) for m, limit in ((low, self.m_low), (high, self.m_high)))
-        return integral(self, jnp.asarray(power, dtype=float), low, high)
+        low, high = (limit if m is None else ranged(0.0, np.inf, mass=m)[0] for m, limit in ((low, self.m_low), (high, self.m_high)))
+        (power,) = ranged(-np.inf, np.inf, power=power)
+        return integral(self, power, *(jnp.clip(m, self.m_low, self.m_high) for m in (low, high)))
 
     def number(self, low=None, high=None) -> Scalar:
         "Halos with masses between `low` and `high` [Msun]."
@@ -111,6 +112,7 @@ class MassFunction(Parametric):
 
     def sample(self, key, shape: tuple[int, ...] = ()) -> Float[Array, "..."]:
         "Masses [Msun] drawn by inverting the cumulative number."
+        check_key(key)
         return quantile(self, jax.random.uniform(key, shape, self.m_low.dtype))
 
 @eqx.filter_jit
@@ -164,6 +166,13 @@ class Tabulated(MassFunction):
     log_rate: Float[Array, "*batch knots"]
     normalisation: Scalar = parameter(lower=0.0, default=1.0)
 
+    def __check_init__(self):
+        if isinstance(self.log_m, jax.core.Tracer) or isinstance(self.log_rate, jax.core.Tracer):
+            return
+        log_m, log_rate = np.asarray(self.log_m), np.asarray(self.log_rate)
+        if log_m.shape != log_rate.shape or not (np.isfinite(log_m).all() and np.isfinite(log_rate).all() and np.all(np.diff(log_m) >= 0)):
+            raise InputError(f"Tabulated: log_m has shape {log_m.shape} and log_rate {log_rate.shape}; give as many of both, finite, and masses that ascend.")
+
     @property
     def m_low(self):
         "First knot [Msun]."
@@ -177,7 +186,8 @@ class Tabulated(MassFunction):
     @classmethod
     def of(cls, density: Callable, m_low, m_high, knots: int = 64) -> "Tabulated":
         "Table of a positive function `density`, dN/dm [1/Msun], of one mass [Msun]; `knots` evenly spaced in `ln m`."
-        log_m = jnp.linspace(*jnp.log(jnp.asarray([m_low, m_high], dtype=float)), knots)
+        (knots,), ends = whole(2, knots=knots), positive(m_low=m_low, m_high=m_high)
+        log_m = jnp.linspace(*(jnp.log(end) for end in ends), knots)
         return cls(log_m, log_m + jnp.log(jax.vmap(density)(jnp.exp(log_m))))
 
     def log_shape(self, log_m):

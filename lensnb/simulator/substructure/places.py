@@ -11,9 +11,10 @@ import abc
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from ...core import Parametric, Scalar, parameter
+from ...core import InputError, Parametric, Scalar, check_key, parameter
 from ..cosmology import Cosmology
 from ..mass.sis import RADIAN
 
@@ -48,6 +49,7 @@ class UniformDisc(Places):
 
     def sample(self, key, n):
         "`n` places: `x` and `y` on the sky, and distances from the centre in space [kpc]."
+        check_key(key)
         out, turn, deep = jax.random.split(key, 3)
         R = self.radius * jnp.sqrt(jax.random.uniform(out, (n,), self.radius.dtype))
         z = self.depth * jax.random.uniform(deep, (n,), self.radius.dtype)
@@ -77,6 +79,11 @@ class CoredNFW(Places):
     r_s: Scalar = parameter(unit="kpc", lower=0.0, exclusive=True)      # scale radius of the host
     r_max: Scalar = parameter(unit="kpc", lower=0.0, exclusive=True)    # where the host ends; larger than `radius`
 
+    def __check_init__(self):
+        known = not any(isinstance(r, jax.core.Tracer) for r in (self.radius, self.r_max))
+        if known and not np.all(np.asarray(self.radius) < np.asarray(self.r_max)):
+            raise InputError(f"CoredNFW: radius = {self.radius} is not below r_max = {self.r_max} [kpc]; give a host that is larger than what is seen.")
+
     def density(self, r) -> Float[Array, "..."]:
         "Number density at distance `r` [kpc] from the centre, up to a factor."
         x = jnp.maximum(r, self.r_core) / self.r_s
@@ -91,6 +98,7 @@ class CoredNFW(Places):
 
     def sample(self, key, n):
         "`n` places: `x` and `y` on the sky, and distances from the centre in space [kpc]."
+        check_key(key)
         out, turn, deep = jax.random.split(key, 3)
         nodes = jnp.linspace(0.0, 1.0, NODES, dtype=self.radius.dtype) * self.radius
         t, _, along = jax.vmap(self.depths)(nodes)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from ...core import InputError, Scalar
+from ...core import InputError, Scalar, check_key
 from ..cosmology import Cosmology
 from ..mass.halo_mass import duffy2008_concentration, nfw_scales
 from ..mass.halos import Halos
@@ -104,6 +104,7 @@ def truncated_halos(
 # %% ../../../nbs/simulator/substructure/population.ipynb #population-10
 def thinned(key, population: Population, suppression: Suppression) -> Population:
     "What `suppression` leaves of a `population`: each halo stays with the probability of the ratio at its mass."
+    check_key(key)
     stay = jax.random.uniform(key, population.mass.shape, population.mass.dtype) < jnp.exp(suppression.log_ratio(jnp.log(population.mass)))
     mask = population.mask & stay
     halos = eqx.tree_at(lambda halos: halos.weight, population.halos, jnp.where(stay, population.halos.weight, 0.0))

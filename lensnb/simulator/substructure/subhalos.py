@@ -13,9 +13,8 @@ import numpy as np
 from astropy import constants, units
 from jaxtyping import Array, Float
 
-from ...core import InputError, Parametric, Scalar, parameter
+from ...core import InputError, Parametric, Scalar, check_key, parameter, positive, ranged, whole
 from ..cosmology import Cosmology
-from ..mass.halo_mass import positive
 from ..mass.halos import Halos
 from .mass_function import MassFunction
 from .places import Places, kpc_per_arcsec
@@ -27,7 +26,8 @@ def tidal_radius(
     r: Float[Array, "..."],     # from the host's centre [kpc]
     r_0=1.4,                    # of 10^7 Msun at 50 kpc [kpc]
 ) -> Float[Array, "..."]:       # [kpc]
-    "Where tides cut a subhalo, Gilman et al. (2020)."
+    "Where tides cut a subhalo, Gilman et al. (2020); raises InputError unless all are positive."
+    mass, r, r_0 = positive(mass=mass, r=r, r_0=r_0)
     return r_0 * jnp.cbrt(mass / 1e7) * jnp.cbrt((r / 50) ** 2)
 
 G = constants.G.to_value(units.kpc * units.km**2 / (units.s**2 * units.Msun))
@@ -53,6 +53,7 @@ class Subhalos(Parametric):
     chunk: int = eqx.field(static=True, default=32)                       # halos held at a time
 
     def __check_init__(self):
+        whole(n_max=self.n_max, chunk=self.chunk)
         known = not any(isinstance(z, jax.core.Tracer) for z in (self.z_l, self.z_s))
         if known and not np.all(np.asarray(self.z_l) < np.asarray(self.z_s)):
             raise InputError(f"Subhalos: z_l = {self.z_l} is not below z_s = {self.z_s}; the source is behind the lens.")
@@ -72,6 +73,7 @@ class Subhalos(Parametric):
     @eqx.filter_jit
     def draw(self, key) -> Population:
         "One realisation; NaN where the source is not behind the lens."
+        check_key(key)
         number, masses, places, concentrations = jax.random.split(key, 4)
         behind = jnp.where(self.z_l < self.z_s, 1.0, jnp.nan)
         weight, mask, count, lost = present(number, self.expected() * behind, self.n_max)
@@ -92,10 +94,12 @@ def subhalo_fraction(
     cosmology: Cosmology,
 ) -> Scalar:
     "Fraction of the dark matter, of convergence `kappa`, that was in subhalos at infall."
+    (kappa,) = positive(kappa=kappa)
     return masses.mass() / (kappa * cosmology.critical_surface_density(z_l, z_s) / 1e6)
 
 def sigma_sub_of_fraction(f_sub, masses: MassFunction, kappa, z_l, z_s, cosmology: Cosmology) -> Scalar:
     "The normalisation [1/kpc^2] with which `masses` make up the fraction `f_sub` of convergence `kappa`."
+    (f_sub,) = ranged(0.0, np.inf, f_sub=f_sub)
     return f_sub / subhalo_fraction(masses, kappa, z_l, z_s, cosmology) * masses.normalisation
 
 def gilman2020_richness(M_host, z) -> Float[Array, "..."]:

@@ -10,9 +10,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from ...core import InputError, Parametric, Scalar, parameter
+from ...core import InputError, Parametric, Scalar, parameter, positive, whole
 from ..cosmology import Cosmology
-from ..mass.halo_mass import positive
 from .mass_function import MassFunction
 
 # %% ../../../nbs/simulator/substructure/warm.ipynb #warm-05
@@ -54,6 +53,9 @@ class Suppressed(MassFunction):
     cold: MassFunction
     suppression: Suppression
     extra: int = eqx.field(static=True, default=64)
+
+    def __check_init__(self):
+        whole(0, extra=self.extra)
 
     @property
     def normalisation(self):
