@@ -19,7 +19,8 @@ def chapters():
     """The notebooks that nbdev_test would run: papers and benchmarks are the runner's."""
     left_out = {note.parent for note in NBS.rglob(".notest")}
     found = [path for path in sorted(NBS.rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
-    return [path.relative_to(NBS).as_posix() for path in found if not left_out & set(path.parents)]
+    names = [path.relative_to(NBS).as_posix() for path in found if not left_out & set(path.parents)]
+    return sorted(names, key=lambda name: name.count("/") < 2)  # rooms within rooms first: conftest.py keeps each together
 
 
 CHAPTERS = chapters()
