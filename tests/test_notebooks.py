@@ -25,7 +25,7 @@ def chapters():
 
 CHAPTERS = chapters()
 # They compute for longer than they compile: in a process of their own, compiled a little better than conftest.py asks.
-HEAVY = {f"{chapter}.ipynb" for chapter in ("inference/analyse/optimum", "inference/analyse/refine", "simulator/batch", "simulator/mass/pixelated_convergence")}
+HEAVY = {f"{chapter}.ipynb" for chapter in ("inference/analyse/optimum", "inference/analyse/refine", "simulator/batch")}
 
 
 class Process:
