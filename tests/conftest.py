@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import io
 import json
 import multiprocessing
@@ -15,9 +16,17 @@ import pytest
 import slipcover
 from xdist.scheduler import LoadScopeScheduling
 
-# Most of a test's time is XLA's: no optimisation and its older code generator halve that. Set XLA_FLAGS to test with others.
-QUICK = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
+# Most of a test's time is XLA's: no optimisation, its older code generator and one part a program halve that. Set XLA_FLAGS to
+# test with others.
+QUICK = ("--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
+         "--xla_cpu_parallel_codegen_split_count=1")
 os.environ.setdefault("XLA_FLAGS", QUICK)
+# Compilers take and give back memory all the time: what was given back is kept, by the processes that start from here.
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", str(2**30))
+os.environ.setdefault("MALLOC_TOP_PAD_", str(2**26))
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(2**25))
+# Tracing makes millions of small objects that live on: looking for garbage among them every 700 finds none.
+gc.set_threshold(200_000, 20, 100)
 # A worker has one core: a second thread of BLAS would wait in a busy loop, ten times as long as the matrices take.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -31,15 +40,19 @@ def pytest_addoption(parser):
     parser.addoption("--slow", action="store_true", help="also run the tests that take minutes")
 
 
-# Longest first, so that no core ends up idle; tests of a file stay together, but for those that share nothing.
+# Longest first, so that no core ends up idle; tests of a file stay together, but for those that share nothing. So do the chapters
+# of a room within a room, which share programs; the others go where there is time.
 ORDER = ["papers", "engine", "run", "site", "learn", "mcmc", "simulator"]
 APART = ["test_papers.py", "test_notebooks.py"]
 
 
 class Scheduling(LoadScopeScheduling):
     def _split_scope(self, nodeid):
-        file = nodeid.split("::")[0]
-        return nodeid if Path(file).name in APART else file
+        file, _, test = nodeid.partition("::")
+        if Path(file).name not in APART:
+            return file
+        room = test.partition("[")[2].rpartition("/")[0]
+        return f"{file}::{room}" if room.count("/") == 1 and Path(file).name == "test_notebooks.py" else nodeid
 
 
 def pytest_xdist_make_scheduler(config, log):

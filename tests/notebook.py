@@ -8,6 +8,7 @@ The exported cells are left out: a name that the module lacks is missing here to
 """
 
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -89,6 +90,7 @@ def strict_warnings():
 
 def main(data):
     """Answer standard input until it ends; the coverage of all goes into `data`."""
+    gc.set_threshold(200_000, 20, 100)  # as conftest.py
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what notebooks print is no answer
     package, left_out = [str(ROOT / "lensnb")], ["*/_modidx.py"]
