@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import numpy as np
 
-from ..core import InputError
+from ..core import InputError, check_key
 from .coverage import ecdf_band, rank_pvalue
 
 # %% ../../nbs/validation/tarp.ipynb #tarp-07
@@ -21,8 +21,11 @@ def generator(key, what: str, stream: int = 0) -> np.random.Generator:
     "NumPy's generator for a JAX `key`, or for a whole number; raises InputError where `what` is random and there is none."
     if key is None:
         raise InputError(f"{what} is random: give a key, such as key=jax.random.key(0).")
-    typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return np.random.default_rng([*np.asarray(jax.random.key_data(key) if typed else key).ravel().tolist(), stream])
+    if isinstance(key, int | np.integer):
+        return np.random.default_rng([int(key), stream])
+    check_key(key)
+    typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return np.random.default_rng([*np.asarray(jax.random.key_data(key) if typed else key).tolist(), stream])
 
 def reference_points(
     theta,          # (n_sims, n_dims) truths
