@@ -195,3 +195,6 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    # The site is there. Taking down a shell a notebook would take the interpreter longer than all the rest.
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(0)
