@@ -89,9 +89,9 @@ def test_null_is_calibrated(n_dims):
 @pytest.mark.parametrize(("arguments", "says"), [
     (dict(samples=np.zeros((3, 4))), "n_samples, n_sims, n_dims"),
     (dict(theta=np.zeros((5, 2))), "n_samples, n_sims, n_dims"),
-    (dict(samples=np.zeros((0, 4, 2))), "none of them 0"),
-    (dict(samples=np.full((3, 4, 2), np.inf)), "NaN or an infinite"),
-    (dict(theta=np.full((4, 2), np.nan)), "NaN or an infinite"),
+    (dict(samples=np.zeros((0, 4, 2))), "nothing to count"),
+    (dict(samples=np.full((3, 4, 2), np.inf)), "infinite values"),
+    (dict(theta=np.full((4, 2), np.nan)), "holds NaN"),
     (dict(samples=np.zeros((3, 4, 2), complex)), "real numbers"),
     (dict(references="prior"), "references is"),
     (dict(references=np.zeros((2, 2))), "one finite point"),

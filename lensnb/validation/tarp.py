@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ..core import InputError, check_key
-from .coverage import ecdf_band, rank_pvalue
+from .coverage import _checked, ecdf_band, rank_pvalue
 
 # %% ../../nbs/validation/tarp.ipynb #tarp-07
 def generator(key, what: str, stream: int = 0) -> np.random.Generator:
@@ -65,16 +65,11 @@ def reference_points(
 def checked(samples, theta):
     "Both as arrays (n_samples, n_sims, n_dims) and (n_sims, n_dims) of finite numbers; images are laid out as vectors."
     samples, theta = np.asarray(samples), np.asarray(theta)
-    if theta.ndim < 2 or samples.ndim != theta.ndim + 1 or samples.shape[1:] != theta.shape or 0 in samples.shape:
-        raise InputError(f"`samples` is (n_samples, n_sims, n_dims) and `theta` (n_sims, n_dims), none of them 0; got {samples.shape} and {theta.shape}.")
-    for name, values in (("samples", samples), ("theta", theta)):
-        if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
-            raise InputError(f"`{name}` must hold real numbers; its type is {values.dtype}.")
-    samples, theta = samples.reshape(*samples.shape[:2], -1), theta.reshape(len(theta), -1)
-    lost = ~(np.isfinite(theta).all(1) & np.array([np.isfinite(samples[:, i]).all() for i in range(len(theta))]))
-    if lost.any():
-        raise InputError(f"{lost.sum()} of {lost.size} simulations hold a NaN or an infinite value, in the samples or the truth; "
-                         "find out why: leaving them out would flatter the posterior.")
+    if theta.ndim > 2 and samples.shape[1:] == theta.shape and samples.size:
+        samples, theta = samples.reshape(*samples.shape[:2], -1), theta.reshape(len(theta), -1)
+    samples, theta = _checked(samples, theta)
+    if not (np.isfinite(samples).all() and np.isfinite(theta).all()):
+        raise InputError("The samples or the truths hold infinite values, which have no distance: find out where they come from.")
     return samples, theta
 
 def euclidean(difference):
