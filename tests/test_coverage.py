@@ -14,6 +14,7 @@ from lensnb.validation.coverage import (
     coverage_hpd,
     ecdf_band,
     expected_coverage,
+    joint_pvalue,
     rank_ecdf,
     rank_pvalue,
     rank_statistics,
@@ -144,11 +145,11 @@ def test_band_holds_whole_curves_at_its_level():
     ranks = np.random.default_rng(1).integers(0, n, size=(n_sims, 1000), endpoint=True)
     z, ecdf = rank_ecdf(ranks, n)
     assert ecdf[0].max() == 0 and ecdf[-1].min() == 1 and z[0] == 0 and z[-1] == 1
-    low, high = ecdf_band(z, n_sims, 0.9, seed=2)
+    low, high = ecdf_band(z, n_sims, 0.9)
     inside = ((ecdf >= low[:, None]) & (ecdf <= high[:, None])).all(axis=0).mean()
-    assert 0.86 < inside < 0.95  # counts are discrete: a little above 0.9
-    pvalues = rank_pvalue(ranks, n, draws=500)
-    assert 0.07 < (pvalues <= 0.1).mean() < 0.13 and stats.kstest(pvalues, "uniform").statistic < 0.1
+    assert 0.88 < inside < 0.94  # counts are discrete: a little above 0.9
+    pvalues = rank_pvalue(ranks[:, :300], n)
+    assert 0.05 < (pvalues <= 0.1).mean() < 0.15 and stats.kstest(pvalues, "uniform").statistic < 0.1
 
 
 def test_rank_pvalue_sees_bias_that_coverage_misses():
@@ -157,6 +158,33 @@ def test_rank_pvalue_sees_bias_that_coverage_misses():
     assert abs(expected_coverage(*wide, [0.683])[0, 0] - 0.683) < 0.05
     assert rank_pvalue(rank_statistics(*wide), 99)[0] < 1e-3
     assert rank_pvalue(rank_statistics(*conjugate(99, 2000, seed=4)), 99)[0] > 1e-3
+
+
+@pytest.mark.parametrize("n, n_sims", [(1, 5), (3, 4), (6, 3)])
+def test_pvalue_is_exact(n, n_sims):
+    """Of all outcomes that are equally likely, as many are as far as the p-value says, for each p-value that occurs."""
+    outcomes = np.stack(np.meshgrid(*[np.arange(n + 1)] * n_sims)).reshape(n_sims, -1)
+    pvalues = rank_pvalue(outcomes, n)
+    for p in np.unique(pvalues):
+        np.testing.assert_allclose((pvalues <= p * (1 + 1e-9)).mean(), p, rtol=1e-10)
+
+
+def test_small_pvalues_keep_their_digits():
+    """All ranks 0 among 100 simulations of one draw: as far as all ranks 1, and nothing is farther."""
+    np.testing.assert_allclose(rank_pvalue(np.zeros((100, 1), int), 1), 2.0**-99, rtol=1e-9)
+    np.testing.assert_allclose(rank_pvalue(np.zeros((900, 2), int), 1), 2.0**-899, rtol=1e-9)
+    assert joint_pvalue(np.zeros((900, 2), int), 1) == 2 * rank_pvalue(np.zeros((900, 1), int), 1)[0]
+    assert rank_pvalue(np.zeros((9000, 1), int), 1)[0] > 0  # too small for a number: the smallest there is
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.95, 0.999])
+def test_band_and_pvalue_agree(level):
+    ranks = np.random.default_rng(0).integers(0, 30, size=(80, 400), endpoint=True)
+    z, ecdf = rank_ecdf(ranks, 30)
+    low, high = ecdf_band(z, 80, level)
+    outside = ((ecdf < low[:, None]) | (ecdf > high[:, None])).any(axis=0)
+    unequal = outside != (rank_pvalue(ranks, 30) <= 1 - level)
+    assert unequal.mean() < 0.01  # the band's pointwise level is known to half a per cent
 
 
 def test_few_draws_have_few_boundaries():
