@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PIECE', 'FEW', 'rows', 'pieces', 'nearest', 'pearson', 'log_survival', 'at_dof', 'Counts', 'counted', 'usable',
-           'moments', 'draw_points', 'several', 'pqm_chi2', 'pqm_log_pvalue', 'pqm_pvalue', 'pqm_permutation']
+           'moments', 'draw_points', 'several', 'pqm_chi2', 'pqm_log_pvalue', 'pqm_pvalue', 'variance_ratio',
+           'pqm_permutation']
 
 # %% ../../nbs/validation/pqmass.ipynb #pqmass-03
 import warnings
@@ -197,6 +198,20 @@ def pqm_pvalue(x, y, num_refs=100, re_tessellation=None, z_score_norm=False, x_f
     "Probability that two sets from one distribution differ as much, with the arguments of `counted`: a float, or (re_tessellation,)."
     return np.exp(pqm_log_pvalue(x, y, num_refs, re_tessellation, z_score_norm, x_frac, gauss_frac, key, refs))
 
+# %% ../../nbs/validation/pqmass.ipynb #pqmass-23
+def variance_ratio(x, y):
+    "Variance of `pearson` among random divisions of the samples counted in cells (..., K), over that of its law (Dawson 1954)."
+    both = np.asarray(x, dtype=float) + np.asarray(y, dtype=float)
+    rows = np.stack([np.sum(x, axis=-1), np.sum(y, axis=-1)], axis=-1).astype(float)
+    total = both.sum(-1)
+    v, w = [], []
+    for sums in (rows, both):
+        r = (sums > 0).sum(-1)
+        v.append((r - 1) * (total - r) / (total - 1))
+        w.append((np.divide(total[..., None], sums, out=np.zeros_like(sums), where=sums > 0).sum(-1) - r**2) / (total - 2))
+    variance = 2 * total / (total - 3) * (v[0] - w[0]) * (v[1] - w[1]) + total**2 / (total - 1) * w[0] * w[1]
+    return variance / (2 * ((both > 0).sum(-1) - 1))
+
 # %% ../../nbs/validation/pqmass.ipynb #pqmass-19
 def pqm_permutation(
     x,                     # (n, ...) samples
@@ -224,12 +239,15 @@ def pqm_permutation(
     for of, out in zip(cells, taken):
         of[out] = num_refs  # not counted
     cells += (np.arange(n_sets) * (num_refs + 1))[:, None].astype(cells.dtype)
-    count = lambda which: np.bincount(cells[:, which].ravel(), minlength=n_sets * (num_refs + 1)).reshape(n_sets, -1)[:, :num_refs]
-    whole = count(slice(None))
+    width = n_sets * (num_refs + 1)
 
-    def statistic(which):
-        of_x = count(which)
-        return pearson(of_x, whole - of_x)[0].mean()
+    def statistic(which):  # (some, n) samples that are called `x`
+        places = cells[:, which] + (np.arange(len(which)) * width)[:, None]
+        of_x = np.bincount(places.ravel(), minlength=len(which) * width).reshape(-1, n_sets, num_refs + 1)[..., :num_refs]
+        return pearson(of_x, whole - of_x)[0].mean(-1)
 
-    seen = statistic(slice(n))
-    return (1 + sum(statistic(rng.permutation(total)[:n]) >= seen for _ in range(permutations))) / (permutations + 1)
+    whole = np.bincount(cells.ravel(), minlength=width).reshape(n_sets, -1)[:, :num_refs]
+    seen, some = statistic(np.arange(n)[None]), max(1, (1 << 20) // (n_sets * total))
+    deals = (min(some, permutations - done) for done in range(0, permutations, some))
+    as_far = sum(int((statistic(rng.permuted(np.tile(np.arange(total), (k, 1)), axis=1)[:, :n]) >= seen * (1 - 1e-12)).sum()) for k in deals)
+    return (1 + as_far) / (permutations + 1)
