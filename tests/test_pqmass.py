@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from lensnb.core import InputError
-from lensnb.validation.pqmass import log_survival, pqm_chi2, pqm_log_pvalue, pqm_permutation, pqm_pvalue
+from lensnb.validation.pqmass import log_survival, pqm_chi2, pqm_log_pvalue, pqm_pvalue
 from scipy import stats
 
 
@@ -20,7 +20,7 @@ def drawn(n, shape, seed, dtype=np.float64):
     return np.random.default_rng(seed).standard_normal((2, n, *shape), dtype=dtype)
 
 
-@pytest.mark.parametrize("shape", [(), (1,), (2,), (100,), (10_000,), (6, 7)], ids=str)
+@pytest.mark.parametrize("shape", [(), (1,), (2,), (10,), (100,), (10_000,), (6, 7)], ids=str)
 @pytest.mark.filterwarnings("ignore:.*fewer than 20 a cell")
 def test_definition(shape):
     x, y = drawn(60, shape, 1)
@@ -50,19 +50,6 @@ def test_read_in_pieces(tmp_path, monkeypatch):
     monkeypatch.undo()
     np.testing.assert_allclose(small, pqm_chi2(x, y, 20, 3, z_score_norm=True, gauss_frac=0.2, key=jax.random.key(1)))
     assert small.shape == (3,)
-
-
-@pytest.mark.parametrize("n_dims", [2, 100, 1000])
-def test_null_is_calibrated(n_dims):
-    pvalues = [pqm_pvalue(*drawn(200, (n_dims,), seed, np.float32), num_refs=8, key=seed) for seed in range(1000)]
-    assert stats.kstest(pvalues, "uniform").pvalue > 0.01 / 3
-
-
-@pytest.mark.filterwarnings("ignore:.*fewer than 20 a cell")
-def test_permutations_are_calibrated_where_cells_are_nearly_empty():
-    pvalues = [pqm_permutation(*drawn(25, (2,), seed), 15, key=seed, permutations=39) for seed in range(400)]
-    jitter = np.random.default_rng(0).uniform(0, 1 / 40, 400)  # p-values are fortieths
-    assert stats.kstest(np.array(pvalues) - jitter, "uniform").pvalue > 0.01
 
 
 def test_sets_that_have_nothing_in_common_have_finite_answers():

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lensnb.core import InputError
-from lensnb.validation.tarp import reference_points, tarp_coverage, tarp_pvalue
-from scipy import stats
+from lensnb.validation.tarp import reference_points, tarp_coverage
 
 
 def by_definition(samples, theta, points, bins, order=2):
@@ -24,7 +23,7 @@ def drawn(n_samples, n_sims, n_dims, seed, dtype=np.float64):
     return (rng.standard_normal(shape, dtype=dtype) for shape in ((n_samples, n_sims, n_dims), (n_sims, n_dims), (n_sims, n_dims)))
 
 
-@pytest.mark.parametrize("n_dims", [1, 2, 100, 10_000])
+@pytest.mark.parametrize("n_dims", [1, 2, 10, 100, 10_000])
 @pytest.mark.parametrize(("metric", "order"), [("euclidean", 2), ("manhattan", 1)])
 def test_definition(n_dims, metric, order):
     samples, theta, points = drawn(13, 21, n_dims, seed=n_dims)
@@ -74,16 +73,6 @@ def test_references_never_are_the_own_truth():
     theta = np.arange(50.0)[:, None]
     for seed in range(50):
         assert (reference_points(theta, "random", jax.random.key(seed)) != theta).all()
-
-
-@pytest.mark.parametrize("n_dims", [2, 100, 1000])
-def test_null_is_calibrated(n_dims):
-    pvalues = []
-    for seed in range(1000):
-        samples, theta, _ = drawn(9 if n_dims == 1000 else 19, 40, n_dims, seed, np.float32)
-        pvalues.append(tarp_pvalue(samples, theta, key=seed))
-    # p-values of few whole numbers are discrete: never too small more often than they say
-    assert stats.kstest(pvalues, "uniform").pvalue > 0.01 / 3
 
 
 @pytest.mark.parametrize(("arguments", "says"), [
