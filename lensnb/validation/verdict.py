@@ -233,13 +233,13 @@ def draw_certificate(card: Certificate):
     for ax, some, title in ((axes[0], shown, "each parameter"), (axes[1], joint, "all together")):
         ax.fill_between(card.z, card.low - card.z, card.high - card.z, color="0.88", lw=0)
         ax.axhline(0, color="0.3", lw=0.8, ls=":")
-        for k in some:
-            rejected = card.pvalue[card.tests.index(card.curves[k])] <= card.level
-            ax.plot(card.z, card.ecdf[:, k] - card.z, lw=1.6 if rejected else 0.9, ls="-" if rejected or len(some) < 8 else "--", label=card.curves[k])
+        rejected = [card.pvalue[card.tests.index(card.curves[k])] <= card.level for k in some]
+        named = [k for k, fails in zip(some, rejected, strict=True) if fails or len(some) < 8][:7]
+        for k, fails in zip(some, rejected, strict=True):
+            ax.plot(card.z, card.ecdf[:, k] - card.z, lw=1.6 if fails else 0.9, label=card.curves[k] if k in named else None)
         most = 1.1 * max(np.abs(card.ecdf[:, some] - card.z[:, None]).max(initial=0), np.abs(card.high - card.z).max())
-        legend = 0 < len(some) < 8
-        ax.set(xlabel="rank of the truth", title=title, xlim=(0, 1), ylim=(-most, most * (1.15 + 0.25 * len(some) if legend else 1)))
-        if legend:
+        ax.set(xlabel="rank of the truth", title=title, xlim=(0, 1), ylim=(-most, most * (1.15 + 0.25 * len(named) if named else 1)))
+        if named:
             ax.legend(loc="upper left", fontsize=7)
     axes[0].set_ylabel("cumulative - uniform")
     at = np.arange(len(rows))[::-1]
