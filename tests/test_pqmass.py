@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from lensnb.core import InputError
-from lensnb.validation.pqmass import log_survival, pqm_chi2, pqm_log_pvalue, pqm_pvalue
+from lensnb.validation.pqmass import log_survival, nearest, pqm_chi2, pqm_log_pvalue, pqm_pvalue, usable
 from scipy import stats
 
 
@@ -50,6 +50,24 @@ def test_read_in_pieces(tmp_path, monkeypatch):
     monkeypatch.undo()
     np.testing.assert_allclose(small, pqm_chi2(x, y, 20, 3, z_score_norm=True, gauss_frac=0.2, key=jax.random.key(1)))
     assert small.shape == (3,)
+
+
+def test_pieces_of_many_threads_are_those_of_one(monkeypatch):
+    points = np.random.default_rng(3).standard_normal((6, 40, 30))
+    x = np.random.default_rng(4).standard_normal((1111, 30))
+    near = ((x[:, None] - points.reshape(1, -1, 30)) ** 2).sum(2).reshape(-1, 6, 40).argmin(2).T
+    np.testing.assert_array_equal(nearest(x, points), near)
+    monkeypatch.setattr("lensnb.validation.pqmass.PIECE", 2000)
+    np.testing.assert_array_equal(nearest(x, points), near)
+
+
+def test_arrays_of_everybody():
+    x, y = drawn(90, (2, 3), 8, np.float32)
+    known = pqm_chi2(x, y, 4, key=0)
+    assert pqm_chi2(jax.numpy.asarray(x), jax.numpy.asarray(y), 4, key=0) == known
+    assert pqm_chi2(x.tolist(), y.tolist(), 4, key=0) == known
+    huge = np.full((90, 2), 3e38, np.float32)  # finite, though their sum is not
+    assert usable(huge, "x") is huge
 
 
 def test_sets_that_have_nothing_in_common_have_finite_answers():

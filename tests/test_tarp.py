@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lensnb.core import InputError
-from lensnb.validation.tarp import reference_points, tarp_coverage
+from lensnb.validation.tarp import counts_closer, reference_points, tarp_coverage
 
 
 def by_definition(samples, theta, points, bins, order=2):
@@ -73,6 +73,26 @@ def test_references_never_are_the_own_truth():
     theta = np.arange(50.0)[:, None]
     for seed in range(50):
         assert (reference_points(theta, "random", jax.random.key(seed)) != theta).all()
+
+
+@pytest.mark.parametrize(("n_samples", "n_sims", "n_dims"), [(60, 70, 300), (3, 9, 70_000), (400, 50, 3), (1, 1, 1)])
+@pytest.mark.parametrize("metric", ["euclidean", "manhattan"])
+def test_single_precision_counts_as_double_does(n_samples, n_sims, n_dims, metric):
+    samples, theta, points = drawn(n_samples, n_sims, n_dims, seed=4, dtype=np.float32)
+    samples[::3] = theta  # ties
+    samples[1::3] = points - np.roll(theta - points, 1, 1)  # as far as the truth, but for what rounding makes of it
+    exact = counts_closer(samples.astype(float), theta.astype(float), points.astype(float), metric)
+    np.testing.assert_array_equal(counts_closer(samples, theta, points, metric), exact)
+    assert (counts_closer(np.broadcast_to(theta, samples.shape), theta, points, metric) == 0).all()
+
+
+def test_one_value_that_is_not_finite_is_found():
+    samples, theta, points = drawn(90, 40, 50, seed=5, dtype=np.float32)
+    for bad, says in ((np.nan, "holds NaN in 1 of 40"), (-np.inf, "infinite values")):
+        broken = samples.copy()
+        broken[77, 31, 12] = bad
+        with pytest.raises(InputError, match=says):
+            tarp_coverage(broken, theta, points)
 
 
 @pytest.mark.parametrize(("arguments", "says"), [

@@ -16,8 +16,8 @@ from scipy import special, stats
 from ..core import InputError
 
 # %% ../../nbs/validation/coverage.ipynb #coverage-11
-def _checked(samples, theta):
-    "Both as float arrays of matching shape and without NaN."
+def _matching(samples, theta):
+    "Both as arrays of real numbers and of matching shape."
     samples, theta = np.asarray(samples), np.asarray(theta)
     if samples.ndim != 3 or theta.ndim != 2 or samples.shape[1:] != theta.shape:
         raise InputError("`samples` is (n_samples, n_sims, n_dims) and `theta` (n_sims, n_dims); "
@@ -27,6 +27,12 @@ def _checked(samples, theta):
     for name, values in (("samples", samples), ("theta", theta)):
         if not np.issubdtype(values.dtype, np.number) or np.iscomplexobj(values):
             raise InputError(f"`{name}` must hold real numbers; its type is {values.dtype}.")
+    return samples, theta
+
+def _checked(samples, theta):
+    "The same, without NaN."
+    samples, theta = _matching(samples, theta)
+    for name, values in (("samples", samples), ("theta", theta)):
         missing = np.isnan(values).any(axis=-1).reshape(-1, theta.shape[0]).any(axis=0)
         if missing.any():
             raise InputError(f"`{name}` holds NaN in {missing.sum()} of {missing.size} simulations; "

@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['PIECE', 'FEW', 'rows', 'pieces', 'nearest', 'pearson', 'log_survival', 'at_dof', 'Counts', 'counted', 'usable',
-           'moments', 'draw_points', 'several', 'pqm_chi2', 'pqm_log_pvalue', 'pqm_pvalue', 'variance_ratio',
-           'pqm_permutation']
+           'not_finite', 'moments', 'draw_points', 'several', 'pqm_chi2', 'pqm_log_pvalue', 'pqm_pvalue',
+           'variance_ratio', 'pqm_permutation']
 
 # %% ../../nbs/validation/pqmass.ipynb #pqmass-03
+import os
+import threading
 import warnings
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from scipy import optimize, special, stats
 
 from ..core import InputError
-from .tarp import generator
+from .tarp import generator, in_threads
 
 # %% ../../nbs/validation/pqmass.ipynb #pqmass-07
-PIECE = 1 << 23  # numbers in the table of a piece of the samples and the points
+PIECE = 1 << 21  # numbers in a piece of the samples, or in the table of its distances
 
 def rows(samples, start, stop) -> np.ndarray:  # (stop - start, n_dims)
     "Some of the samples, each laid out as a vector."
@@ -36,18 +39,26 @@ def nearest(
 ) -> np.ndarray:   # (n_sets, n) the index of the nearest point of each set
     "Which point each sample is nearest to, for several sets of points at once."
     n_sets, n_points, n_dims = points.shape
-    centre = points[0, 0]
-    apart = points.reshape(-1, n_dims) - centre
-    apart = apart if scale is None else apart / scale.astype(points.dtype)
-    half = np.einsum("ij,ij->i", apart, apart) / 2
-    along = (apart if scale is None else apart / scale.astype(points.dtype)).T
-    found = np.empty((n_sets, len(samples)), np.int32)
-    done = 0
-    for part in pieces(samples, max(1, PIECE // len(half))):
-        nearness = (part.astype(points.dtype, copy=False) - centre) @ along
-        nearness -= half
-        found[:, done:done + len(part)] = nearness.reshape(len(part), n_sets, n_points).argmax(2).T
-        done += len(part)
+    n, kind, centre = len(samples), points.dtype, points[0, 0]
+    along = np.empty((n_sets * n_points, n_dims + 1), kind)
+    apart = np.subtract(points.reshape(-1, n_dims), centre, out=along[:, :-1])
+    if scale is not None:
+        apart /= scale.astype(kind)
+    along[:, -1] = np.einsum("ij,ij->i", apart, apart) / -2
+    if scale is not None:
+        apart /= scale.astype(kind)
+    found, reading = np.empty((n_sets, n), np.int32), threading.Lock()
+    worth = (1 << 23) // along.size  # less than this a thread is not worth starting
+    each = max(1, min(PIECE // max(along.shape), max(worth, -(-n // (os.cpu_count() or 1)))))
+
+    def some(start):
+        with reading:  # not every file can be read twice at a time
+            part = rows(samples, start, min(start + each, n))
+        piece = np.ones((len(part), n_dims + 1), kind)
+        np.subtract(part, centre, out=piece[:, :-1], dtype=kind)
+        found[:, start:start + each] = (piece @ along.T).reshape(-1, n_sets, n_points).argmax(2).T
+
+    in_threads(some, range(0, n, each))
     return found
 
 # %% ../../nbs/validation/pqmass.ipynb #pqmass-10
@@ -122,7 +133,7 @@ def counted(
     sides = []
     for k, samples in enumerate((x, y)):
         cells = nearest(samples, points, scale)
-        sides.append(np.stack([np.bincount(np.delete(of, out[k]), minlength=num_refs) for of, out in zip(cells, taken)]))
+        sides.append(np.stack([np.bincount(of, minlength=num_refs) - np.bincount(of[out[k]], minlength=num_refs) for of, out in zip(cells, taken)]))
     chi2, dof = pearson(*sides)
     if (dof < 1).any():
         raise InputError("All samples lie in one cell, so that there is nothing to compare: are they all alike?")
@@ -134,16 +145,22 @@ def counted(
 
 def usable(samples, name: str):
     "The samples as they are, if they hand out slices; finite numbers, at least two."
-    samples = samples if hasattr(samples, "shape") and hasattr(samples, "dtype") else np.asarray(samples)
+    if isinstance(samples, jax.Array) or not isinstance(getattr(samples, "dtype", None), np.dtype):
+        samples = np.asarray(samples)
     if len(samples.shape) < 1 or samples.shape[0] < 2 or 0 in samples.shape:
         raise InputError(f"{name} has shape {tuple(samples.shape)}; give at least two samples, the samples first.")
     if not np.issubdtype(samples.dtype, np.number) or np.issubdtype(samples.dtype, np.complexfloating):
         raise InputError(f"{name} must hold real numbers; its type is {samples.dtype}.")
     width = int(np.prod(samples.shape[1:]))
-    lost = sum(int((~np.isfinite(part).all(1)).sum()) for part in pieces(samples, max(1, PIECE // width)))
+    lost = sum(map(not_finite, pieces(samples, max(1, PIECE // width))))
     if lost:
         raise InputError(f"{lost} of {len(samples)} samples in {name} hold a NaN or an infinite value; a cell for them there is not: find out why.")
     return samples
+
+def not_finite(part) -> int:
+    "How many of these samples hold a NaN or an infinite value, neither of which any sum gets rid of."
+    with np.errstate(over="ignore", invalid="ignore"):
+        return 0 if np.isfinite(part.sum()) else int((~np.isfinite(part).all(1)).sum())
 
 def moments(x, y):
     "Mean and standard deviation of all samples, each dimension."
@@ -168,7 +185,8 @@ def draw_points(x, y, num_refs, re_tessellation, x_frac, gauss_frac, key, mean, 
         if of_x >= n - 2 or of_y >= m - 2:
             raise InputError(f"{of_x} and {of_y} references cannot be taken from {n} and {m} samples; take fewer.")
         out = [np.sort(rng.choice(n, of_x, replace=False)), np.sort(rng.choice(m, of_y, replace=False))]
-        points[k, :of_x], points[k, of_x:of_x + of_y] = ([rows(samples, i, i + 1)[0] for i in which] or np.zeros((0, points.shape[2])) for samples, which in zip((x, y), out))
+        for place, (samples, i) in enumerate((samples, i) for samples, which in zip((x, y), out) for i in which):
+            points[k, place] = rows(samples, i, i + 1)[0]
         if of_neither:
             points[k, of_x + of_y:] = mean + sd * rng.standard_normal((of_neither, len(mean)))
         taken.append(out)
