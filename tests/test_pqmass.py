@@ -104,5 +104,5 @@ def test_what_cannot_be_used_is_said(arguments, says):
 
 def test_few_samples_a_cell_are_told_with_the_number_that_would_do():
     x, y = drawn(100, (2,), 7)
-    with pytest.warns(UserWarning, match="take at most 10 references"):
+    with pytest.warns(UserWarning, match="at most 10 references"):
         pqm_chi2(x, y, 50, key=0)
