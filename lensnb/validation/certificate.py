@@ -13,7 +13,7 @@ from ..core import InputError
 from .coverage import rank_statistics
 from .draws import Draws, nearest_earlier, simulated_draws, sketch
 from .resolution import enough
-from .tarp import checked, tarp_counts
+from .tarp import checked, refuse, tarp_counts
 from .thinning import from_arviz, thin
 from .verdict import DENSITY, RANDOM, SIMILAR, Certificate, certified_by, listed
 
@@ -129,6 +129,8 @@ def is_arviz(data) -> bool:
 def given_draws(samples, theta, data=None, log_prob=None) -> Draws:
     "Arrays as `Draws`. Raises InputError for NaN and for shapes that do not match."
     samples, theta = checked(samples, theta)
+    if not np.isfinite(samples).all():
+        refuse(samples, theta)
     n_samples, n_sims, _ = samples.shape
     features, scores = None, (None, None)
     if data is not None:
