@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 from lensnb.core import InputError
-from lensnb.validation.pqmass import log_survival, nearest, pqm_chi2, pqm_log_pvalue, pqm_pvalue, usable
+from lensnb.validation.pqmass import log_survival, nearest, pqm_chi2, pqm_log_pvalue, pqm_permutation, pqm_pvalue, usable
 from scipy import stats
 
 
@@ -88,10 +88,10 @@ def test_sets_that_have_nothing_in_common_have_finite_answers():
     (dict(x=np.zeros((1, 2))), "at least two samples"),
     (dict(x=np.zeros((90, 2), complex)), "real numbers"),
     (dict(num_refs=500), "too few"),
-    (dict(num_refs=1), "num_refs is 1"),
-    (dict(re_tessellation=0), "re_tessellation 0"),
-    (dict(x_frac=1.5), "x_frac 1.5"),
-    (dict(gauss_frac=-0.1), "gauss_frac -0.1"),
+    (dict(num_refs=1), "num_refs = 1"),
+    (dict(re_tessellation=0), "re_tessellation = 0"),
+    (dict(x_frac=1.5), "x_frac = 1.5"),
+    (dict(gauss_frac=-0.1), "gauss_frac = -0.1"),
     (dict(key=None), "give a key"),
     (dict(refs=np.zeros((4, 3))), "refs has shape"),
     (dict(x=np.zeros((90, 2)), y=np.zeros((90, 2)), num_refs=4), "in one cell"),
@@ -106,3 +106,50 @@ def test_few_samples_a_cell_are_told_with_the_number_that_would_do():
     x, y = drawn(100, (2,), 7)
     with pytest.warns(UserWarning, match="at most 10 references"):
         pqm_chi2(x, y, 50, key=0)
+
+
+def test_one_point_far_away_spoils_no_digits():
+    """Explicit references of which the first is an outlier; and samples with heavy tails, in single precision."""
+    rng = np.random.default_rng(11)
+    x, y, refs = rng.normal(size=(200, 3)), rng.normal(size=(250, 3)), rng.normal(size=(12, 3))
+    for far in (1e3, 1e6, 1e8):
+        refs[0] = far
+        np.testing.assert_allclose(pqm_chi2(x, y, refs=refs), by_definition(x, y, refs).statistic, rtol=1e-12)
+        assert pqm_chi2(*(a.astype(np.float32) for a in (x, y)), refs=refs.astype(np.float32)) == pytest.approx(by_definition(x, y, refs).statistic, rel=0.02)
+    points = rng.standard_cauchy((1, 30, 3)).astype(np.float32)
+    samples = rng.standard_cauchy((500, 3)).astype(np.float32)
+    exact = np.linalg.norm(samples[:, None].astype(float) - points[0].astype(float), axis=-1).argmin(1)
+    assert (nearest(samples, points)[0] != exact).mean() <= 0.004
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e-22, 1e19, 1e30])
+def test_any_unit_in_single_precision(unit):
+    x, y = drawn(300, (3,), 5, np.float32)
+    refs = np.random.default_rng(6).standard_normal((9, 3), dtype=np.float32)
+    assert pqm_chi2(x * np.float32(unit), y * np.float32(unit), refs=refs * np.float32(unit)) == pytest.approx(pqm_chi2(x, y, refs=refs), rel=0.05)
+
+
+@pytest.mark.parametrize("value", [0.1, 1e5 + 0.1])
+def test_a_constant_column_of_any_value_is_left_alone(value):
+    x, y = drawn(200, (2,), 7)
+    refs = np.random.default_rng(8).standard_normal((9, 2))
+    wider = [np.column_stack([a, np.full(len(a), value)]) for a in (x, y, refs)]
+    assert pqm_chi2(*wider[:2], refs=wider[2], z_score_norm=True) == pytest.approx(pqm_chi2(x, y, refs=refs, z_score_norm=True), rel=1e-9)
+    assert np.isfinite(pqm_chi2(*wider[:2], 9, z_score_norm=True, gauss_frac=0.5, key=0))
+
+
+def test_permutations_are_exact_where_the_references_take_a_whole_side():
+    p = [pqm_permutation(*np.split(np.random.default_rng([9, s]).normal(size=(33, 2)), [3]), 25, key=s, permutations=19) for s in range(200)]
+    assert np.mean(np.array(p) <= 0.05) < 0.12
+
+
+def test_explicit_points_are_one_tessellation():
+    x, y = drawn(100, (2,), 10)
+    assert pqm_chi2(x, y, refs=x[:5] + 0.1, re_tessellation=3).tolist() == [pqm_chi2(x, y, refs=x[:5] + 0.1)] * 3
+
+
+@pytest.mark.parametrize("bad", [dict(x_frac="a"), dict(num_refs=5.5), dict(re_tessellation=-1), dict(refs=np.full((5, 2), "a")), dict(refs=np.ones((5, 2)) * 1j)], ids=lambda b: next(iter(b)))
+def test_what_is_no_number_is_refused(bad):
+    x, y = drawn(100, (2,), 10)
+    with pytest.raises(InputError):
+        pqm_chi2(x, y, key=0, **bad)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from scipy import optimize, special, stats
 
-from ..core import InputError
+from ..core import InputError, ranged, whole
 from .tarp import generator, in_threads
 
 # %% ../../nbs/validation/pqmass.ipynb #pqmass-07
@@ -39,11 +39,15 @@ def nearest(
 ) -> np.ndarray:   # (n_sets, n) the index of the nearest point of each set
     "Which point each sample is nearest to, for several sets of points at once."
     n_sets, n_points, n_dims = points.shape
-    n, kind, centre = len(samples), points.dtype, points[0, 0]
+    n, kind, centre = len(samples), points.dtype, np.median(points[0], axis=0).astype(points.dtype)
     along = np.empty((n_sets * n_points, n_dims + 1), kind)
     apart = np.subtract(points.reshape(-1, n_dims), centre, out=along[:, :-1])
     if scale is not None:
         apart /= scale.astype(kind)
+    exponent = int(np.frexp(np.abs(apart).max())[1])
+    unit = None if abs(exponent) < (40 if kind == np.float32 else 400) else np.ldexp(kind.type(1), -exponent)
+    if unit is not None:  # squares would leave the range of the numbers
+        apart *= unit
     along[:, -1] = np.einsum("ij,ij->i", apart, apart) / -2
     if scale is not None:
         apart /= scale.astype(kind)
@@ -56,6 +60,8 @@ def nearest(
             part = rows(samples, start, min(start + each, n))
         piece = np.ones((len(part), n_dims + 1), kind)
         np.subtract(part, centre, out=piece[:, :-1], dtype=kind)
+        if unit is not None:
+            piece[:, :-1] *= unit
         found[:, start:start + each] = (piece @ along.T).reshape(-1, n_sets, n_points).argmax(2).T
 
     in_threads(some, range(0, n, each))
@@ -66,7 +72,7 @@ def pearson(x, y):
     "Pearson's chi2 of the counts (..., K) of two sets, empty cells left out, and its degrees of freedom."
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     n, m, both = x.sum(-1, keepdims=True), y.sum(-1, keepdims=True), x + y
-    terms = np.divide((m * x - n * y) ** 2, n * m * both, out=np.zeros_like(both), where=both > 0)
+    terms = np.divide((m * x - n * y) ** 2, n * m * both, out=np.zeros_like(both), where=(both > 0) & (n > 0) & (m > 0))
     return terms.sum(-1), (both > 0).sum(-1) - 1
 
 def log_survival(chi2, dof) -> float:
@@ -121,11 +127,11 @@ class Counts(NamedTuple):
 def counted(
     x,                     # (n, ...) samples
     y,                     # (m, ...) samples
-    num_refs: int = 100,   # cells
-    re_tessellation: int | None = None,  # sets of reference points
+    num_refs=100,          # cells
+    re_tessellation=None,  # sets of reference points
     z_score_norm: bool = False,  # measure each dimension in standard deviations of all samples
-    x_frac: float | None = None,  # of the points, from `x`; None: in proportion
-    gauss_frac: float = 0.0,      # of the points, from a Gaussian
+    x_frac=None,           # of the points, from `x`; None: in proportion
+    gauss_frac=0.0,        # of the points, from a Gaussian
     key=None,              # of the points
     refs=None,             # (num_refs, ...) points to take
 ) -> Counts:
@@ -137,9 +143,9 @@ def counted(
     scale = np.where(sd > 0, sd, 1.0) if z_score_norm else None
     kind = np.result_type(x.dtype, y.dtype, np.float32)
     if refs is not None:
-        points = np.asarray(refs)
-        if points.shape[1:] != x.shape[1:] or len(points) < 2 or not np.isfinite(points).all():
-            raise InputError(f"refs has shape {points.shape}; give at least two finite points, (num_refs, {', '.join(map(str, x.shape[1:]))}).")
+        points = np.asarray(usable(refs, "refs"))
+        if points.shape[1:] != x.shape[1:]:
+            raise InputError(f"refs has shape {points.shape}; give points as the samples are, (num_refs, {', '.join(map(str, x.shape[1:]))}).")
         num_refs, taken = len(points), [[np.zeros(0, int)] * 2]
         points = points.reshape(1, num_refs, -1).astype(kind)
     else:
@@ -177,19 +183,19 @@ def not_finite(part) -> int:
         return 0 if np.isfinite(part.sum()) else int((~np.isfinite(part).all(1)).sum())
 
 def moments(x, y):
-    "Mean and standard deviation of all samples, each dimension."
-    width, n = int(np.prod(x.shape[1:])), len(x) + len(y)
-    parts = lambda: (part.astype(float) for samples in (x, y) for part in pieces(samples, max(1, PIECE // width)))
+    "Mean and standard deviation of all samples, each dimension; 0 exactly where all are the same."
+    width, n, first = int(np.prod(x.shape[1:])), len(x) + len(y), rows(x, 0, 1)[0].astype(float)
+    parts = lambda: (part.astype(float) - first for samples in (x, y) for part in pieces(samples, max(1, PIECE // width)))
     mean = sum(part.sum(0) for part in parts()) / n
-    return mean, np.sqrt(sum(((part - mean) ** 2).sum(0) for part in parts()) / (n - 1))
+    return first + mean, np.sqrt(sum(((part - mean) ** 2).sum(0) for part in parts()) / (n - 1))
 
 def draw_points(x, y, num_refs, re_tessellation, x_frac, gauss_frac, key, mean, sd, kind):
     "Reference points (n_sets, num_refs, n_dims), and which samples of `x` and `y` each set took."
     n, m, n_sets = len(x), len(y), 1 if re_tessellation is None else re_tessellation
-    whole = all(isinstance(k, int | np.integer) for k in (num_refs, n_sets))
+    whole(2, num_refs=num_refs)
+    whole(re_tessellation=n_sets)
     x_frac = n / (n + m) if x_frac is None else x_frac
-    if not (whole and num_refs >= 2 and n_sets >= 1 and 0 <= x_frac <= 1 and 0 <= gauss_frac <= 1):
-        raise InputError(f"num_refs is {num_refs}, re_tessellation {re_tessellation}, x_frac {x_frac}, gauss_frac {gauss_frac}; give at least 2 points, 1 set, and fractions from 0 to 1.")
+    ranged(0.0, 1.0, x_frac=x_frac, gauss_frac=gauss_frac)
     if n + m <= num_refs + 2:
         raise InputError(f"{n} and {m} samples are too few for {num_refs} references; take at most {max(2, (n + m) // FEW)}.")
     rng = generator(key, "The choice of references")
@@ -207,8 +213,8 @@ def draw_points(x, y, num_refs, re_tessellation, x_frac, gauss_frac, key, mean, 
     return points, taken
 
 def several(values, re_tessellation, refs):
-    "One number, or an array of one a tessellation where so many were asked for."
-    return np.array(values) if re_tessellation is not None and refs is None else float(values[0])
+    "One number, or an array of one a tessellation where so many were asked for; of explicit points the same each time."
+    return float(values[0]) if re_tessellation is None else np.array(values) if refs is None else np.full(whole(re_tessellation=re_tessellation), values[0])
 
 # %% ../../nbs/validation/pqmass.ipynb #pqmass-14
 def pqm_chi2(x, y, num_refs=100, re_tessellation=None, z_score_norm=False, x_frac=None, gauss_frac=0.0, key=None, refs=None):
@@ -218,7 +224,7 @@ def pqm_chi2(x, y, num_refs=100, re_tessellation=None, z_score_norm=False, x_fra
     num_refs - 1 degrees of freedom, whatever cells stayed empty."""
     table = counted(x, y, num_refs, re_tessellation, z_score_norm, x_frac, gauss_frac, key, refs)
     if refs is not None:
-        return float(table.chi2[0])
+        return several(table.chi2, re_tessellation, refs)
     return several([at_dof(chi2, dof, num_refs - 1) for chi2, dof in zip(table.chi2, table.dof)], re_tessellation, refs)
 
 def pqm_log_pvalue(x, y, num_refs=100, re_tessellation=None, z_score_norm=False, x_frac=None, gauss_frac=0.0, key=None, refs=None):
@@ -234,18 +240,19 @@ def pqm_pvalue(x, y, num_refs=100, re_tessellation=None, z_score_norm=False, x_f
 def pqm_permutation(
     x,                     # (n, ...) samples
     y,                     # (m, ...) samples
-    num_refs: int = 100,   # cells
-    re_tessellation: int | None = None,  # sets of reference points, whose mean chi2 is the statistic
+    num_refs=100,          # cells
+    re_tessellation=None,  # sets of reference points, whose mean chi2 is the statistic
     z_score_norm: bool = False,  # measure each dimension in standard deviations of all samples
     key=None,              # of the points and the permutations
-    permutations: int = 999,
+    permutations=999,
 ) -> float:
     "Probability, among random divisions of the samples, of a mean chi2 as large as this: exact for any number of samples."
     x, y = usable(x, "x"), usable(y, "y")
     if x.shape[1:] != y.shape[1:]:
         raise InputError(f"Samples of shape {x.shape[1:]} cannot be compared with samples of shape {y.shape[1:]}.")
-    n, total, n_sets = len(x), len(x) + len(y), re_tessellation or 1
-    if not (2 <= num_refs < total - 2 and permutations >= 1):
+    n, total, n_sets = len(x), len(x) + len(y), 1 if re_tessellation is None else re_tessellation
+    whole(permutations=permutations, re_tessellation=n_sets)
+    if whole(2, num_refs=num_refs)[0] >= total - 2:
         raise InputError(f"num_refs is {num_refs} and permutations {permutations}; with {total} samples give 2 to {total - 3} and at least 1.")
     rng = generator(key, "A permutation")
     taken = [np.sort(rng.choice(total, num_refs, replace=False)) for _ in range(n_sets)]
@@ -262,9 +269,9 @@ def pqm_permutation(
     def statistic(which):  # (some, n) samples that are called `x`
         places = cells[:, which] + (np.arange(len(which)) * width)[:, None]
         of_x = np.bincount(places.ravel(), minlength=len(which) * width).reshape(-1, n_sets, num_refs + 1)[..., :num_refs]
-        return pearson(of_x, whole - of_x)[0].mean(-1)
+        return pearson(of_x, of_both - of_x)[0].mean(-1)
 
-    whole = np.bincount(cells.ravel(), minlength=width).reshape(n_sets, -1)[:, :num_refs]
+    of_both = np.bincount(cells.ravel(), minlength=width).reshape(n_sets, -1)[:, :num_refs]
     seen, some = statistic(np.arange(n)[None]), max(1, (1 << 20) // (n_sets * total))
     deals = (min(some, permutations - done) for done in range(0, permutations, some))
     as_far = sum(int((statistic(rng.permuted(np.tile(np.arange(total), (k, 1)), axis=1)[:, :n]) >= seen * (1 - 1e-12)).sum()) for k in deals)
