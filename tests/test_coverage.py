@@ -12,6 +12,8 @@ from lensnb.validation.coverage import (
     calibration,
     coverage_error,
     coverage_hpd,
+    coverage_hpd_error,
+    density_ranks,
     ecdf_band,
     expected_coverage,
     joint_pvalue,
@@ -99,6 +101,18 @@ def test_scatter_is_the_stated_error(n):
 def test_error_becomes_binomial_with_many_draws():
     levels = np.array([0.1, 0.683, 0.997])
     np.testing.assert_allclose(coverage_error(levels, 100_000, 10), np.sqrt(levels * (1 - levels) / 10), rtol=1e-3)
+
+
+@pytest.mark.parametrize("n", [1, 7, 100])
+def test_scatter_of_the_joint_coverage_is_the_stated_error(n):
+    levels, n_sims, repeats = np.array([0.3, 0.683, 0.954]), 50, 2000
+    truth, draws = np.split(np.random.default_rng(n).standard_normal((n + 1, n_sims * repeats), dtype=np.float32), [1])
+    measured = [coverage_hpd(truth[0, k::repeats], draws[:, k::repeats], levels) for k in range(repeats)]
+    error = coverage_hpd_error(levels, n, n_sims)
+    np.testing.assert_allclose(np.mean(measured, axis=0), levels, atol=5 * error.max() / np.sqrt(repeats))
+    np.testing.assert_allclose(np.std(measured, axis=0), error, rtol=0.08)
+    assert (error <= np.sqrt(levels * (1 - levels) / n_sims) + 1e-12).all()
+    np.testing.assert_allclose(coverage_hpd_error(levels, 100_000, n_sims), np.sqrt(levels * (1 - levels) / n_sims), rtol=1e-3)
 
 
 @given(seed=st.integers(0, 2**32 - 1))
@@ -223,6 +237,48 @@ def test_calibration_table():
     assert np.isnan(constant.sharpness[0]) and np.isfinite(constant.coverage).all()
 
 
+@pytest.mark.parametrize("dtype, unit", [(np.float32, 1e-30), (np.float32, 1e30), (np.float16, 1000)])
+def test_the_table_has_no_unit(dtype, unit):
+    samples, theta = conjugate(50, 40, seed=6, width=0.8, shift=0.3)
+    plain = calibration(samples, theta)
+    table = calibration((samples * unit).astype(dtype), (theta * unit).astype(dtype))
+    np.testing.assert_allclose(table.pull, plain.pull, atol=2e-3)
+    np.testing.assert_allclose(table.sharpness, plain.sharpness, rtol=2e-3)
+
+
+@pytest.mark.parametrize("of_draws, of_truths", [(np.float32, np.float64), (np.float64, np.float32), (np.float32, np.float32)])
+def test_a_constant_has_no_sharpness_and_no_fault(of_draws, of_truths):
+    fixed = calibration(np.full((7, 30, 1), 0.1, of_draws), np.full((30, 1), 0.1, of_truths))
+    assert np.isnan(fixed.sharpness[0]) and fixed.pull[0] == 0 and fixed.joint > 1e-3
+    assert "prior's" not in repr(fixed)
+    wrong = calibration(np.full((7, 30, 1), 0.2, of_draws), np.full((30, 1), 0.1, of_truths))
+    assert np.isnan(wrong.sharpness[0]) and np.isnan(wrong.pull[0]) and wrong.joint < 1e-6
+    stuck = calibration(np.full((7, 30, 1), 0.1, of_draws), np.random.default_rng(0).random((30, 1)).astype(of_truths))
+    assert stuck.sharpness[0] == 0
+
+
+def test_bfloat16_is_numbers():
+    samples, theta = (jnp.asarray(values, jnp.bfloat16) for values in conjugate(30, 20))
+    table, wide = calibration(samples, theta), calibration(samples.astype(jnp.float32), theta.astype(jnp.float32))
+    np.testing.assert_array_equal(table.coverage, wide.coverage)
+    np.testing.assert_array_equal(table.sharpness, wide.sharpness)
+
+
+def test_a_mask_that_masks_nothing_does_no_harm():
+    samples, theta = conjugate(30, 20)
+    np.testing.assert_array_equal(rank_statistics(np.ma.masked_invalid(samples), theta), rank_statistics(samples, theta))
+
+
+def test_log_densities_may_be_whole_numbers():
+    """Unsigned ones have no negative."""
+    assert density_ranks(np.array([3], np.uint8), np.array([[0], [5], [7]], np.uint8))[0, 0] == 2
+
+
+def test_limits_are_fractions():
+    low, high = ecdf_band([0, 0.25, 0.5, 1], 50, level=1)
+    np.testing.assert_array_equal([low, high], [[0] * 4, [1] * 4])
+
+
 nan = np.full((4, 3, 2), 0.0)
 nan[1, 2, 0] = np.nan
 
@@ -241,6 +297,27 @@ nan[1, 2, 0] = np.nan
     (lambda: expected_coverage(np.zeros((4, 3, 1)), 1j * np.zeros((3, 1)), [0.5]), "real numbers"),
     (lambda: coverage_hpd(np.zeros(3), np.zeros(3), [0.5]), "n_samples, n_sims"),
     (lambda: rank_ecdf(np.array([[7]]), 5), "from 0 to n_samples"),
+    (lambda: rank_ecdf(np.array([[0.5]]), 5), "integers from 0 to n_samples"),
+    (lambda: rank_pvalue(np.array([[np.nan]]), 5), "integers from 0 to n_samples"),
+    (lambda: joint_pvalue([[1], [1, 2]], 5), "`ranks` is .* makes no array"),
+    (lambda: rank_ecdf(np.array([[1]]), 5, points=0), "points = 0"),
+    (lambda: rank_ecdf(np.array([[1]]), True), "n_samples = True"),
+    (lambda: coverage_error(0.5, 0, 10), "n_samples = 0"),
+    (lambda: coverage_error(0.5, 10, 0), "n_sims = 0"),
+    (lambda: coverage_hpd_error(0.5, 10, 0), "n_sims = 0"),
+    (lambda: coverage_error("a", 10, 10), "`levels` must hold real numbers"),
+    (lambda: ecdf_band([0, 0.5, 1], 10, level=95), "level = 95"),
+    (lambda: ecdf_band(0.5, 10), "`z` is"),
+    (lambda: ecdf_band([0, 0.5, 1], 10, level=[0.5, 0.9]), "level = \\[0.5, 0.9\\]"),
+    (lambda: rank_statistics(np.zeros((4, 3, 1)), np.zeros((3, 1)), seed=-1), "seed = -1"),
+    (lambda: coverage_hpd(np.zeros(3), np.zeros((4, 3)), [0.5], seed="a"), "seed = 'a'"),
+    (lambda: rank_statistics([[[0.0], [1.0, 2.0]]], np.zeros((2, 1))), "`samples` is .* makes no array"),
+    (lambda: rank_statistics(np.ma.masked_equal([[[1.0], [2.0]]], 2), np.zeros((2, 1))), "`samples` is masked in 1 of 2"),
+    (lambda: calibration(np.zeros((4, 3, 1)), np.ma.masked_equal([[1.0], [2.0], [3.0]], 2)), "`theta` is masked in 1 of 3"),
+    (lambda: coverage_hpd([0.0, np.nan], np.zeros((3, 2)), [0.5]), "`log_prob_truth` holds NaN in 1 of 2"),
+    (lambda: coverage_hpd([0.0, 1.0], [[0.0, np.nan]], [0.5]), "`log_prob_samples` holds NaN in 1 of 2"),
+    (lambda: coverage_hpd([0.0, 1.0], np.zeros((3, 4)), [0.5]), "`log_prob_truth` is \\(n_sims,\\)"),
+    (lambda: coverage_hpd([0.0, 1.0], 1j * np.zeros((3, 2)), [0.5]), "`log_prob_samples` must hold real"),
     (lambda: calibration(np.zeros((4, 3, 1)), np.zeros((3, 1)), names=["a", "b"]), "a name a dimension"),
 ])
 def test_what_cannot_be_judged_is_refused(call, message):

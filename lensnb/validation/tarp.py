@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from ..core import InputError, check_key
-from .coverage import _checked, _matching, ecdf_band, rank_pvalue
+from ..core import InputError, brief, check_key
+from .coverage import _checked, _matching, counted, ecdf_band, rank_pvalue, real_array
 
 # %% ../../nbs/validation/tarp.ipynb #tarp-07
 OWN = 0x6C656E73  # ends every seed: a caller's generator of the same number is another one
@@ -27,7 +27,7 @@ def generator(key, what: str, stream: int = 0) -> np.random.Generator:
     if key is None:
         raise InputError(f"{what} is random: give a key, such as key=jax.random.key(0).")
     if isinstance(key, int | np.integer):
-        return np.random.default_rng([int(key), stream, OWN])
+        return np.random.default_rng([*counted(0, key=key), stream, OWN])
     check_key(key)
     typed = jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
     return np.random.default_rng([*np.asarray(jax.random.key_data(key) if typed else key).tolist(), stream, OWN])
@@ -52,15 +52,20 @@ def reference_points(
     if isinstance(references, str):
         raise InputError(f'references is "{references}"; give "random", "box", (low, high), an array or a function of the data.')
     if isinstance(references, tuple) and len(references) == 2:
-        low, high = (np.broadcast_to(np.asarray(side, dtype=theta.dtype), theta.shape[1:]) for side in references)
-        if not (np.isfinite(high - low).all() and (high >= low).all()):
-            raise InputError("The box of the references has a side that is not finite or below zero; give (low, high), a number or one a dimension each.")
-        return (low + (high - low) * generator(key, "A point in a box").random(theta.shape)).astype(theta.dtype)
+        kind = np.result_type(theta, np.float32)  # between whole numbers there is room
+        low, high = (end.reshape(-1) if end.ndim > 1 else end for end in (real_array("references", end) for end in references))
+        if any(end.ndim and end.shape not in ((1,), theta.shape[1:]) for end in (low, high)):
+            raise InputError(f"The ends of the references' box are {low.size} and {high.size} numbers; give one, or one for each of {theta.shape[1]} dimensions.")
+        with np.errstate(over="ignore", invalid="ignore"):
+            low, high = low.astype(kind), high.astype(kind)
+            if not (np.isfinite(high - low).all() and (high >= low).all()):
+                raise InputError("The box of the references has a side that is not finite or below zero; give (low, high), a number or one a dimension each.")
+        return (low + (high - low) * generator(key, "A point in a box").random(theta.shape)).astype(kind)
     if callable(references):
         if data is None:
             raise InputError("references is a function of the data: give them, data=...")
         references = references(data)
-    points = np.asarray(references)
+    points = real_array("references", references)
     points = points.reshape(len(points), -1) if points.ndim > 2 else points
     if points.shape != theta.shape or not np.isfinite(points).all():
         raise InputError(f"The references have shape {points.shape}; one finite point a simulation is needed, {theta.shape}.")
@@ -82,7 +87,7 @@ def in_threads(work, tasks) -> list:
 # %% ../../nbs/validation/tarp.ipynb #tarp-10
 def checked(samples, theta):
     "Both as arrays (n_samples, n_sims, n_dims) and (n_sims, n_dims); images are laid out as vectors. Truths are finite, draws are looked at as they are counted."
-    samples, theta = np.asarray(samples), np.asarray(theta)
+    samples, theta = real_array("samples", samples), real_array("theta", theta)
     if theta.ndim > 2 and samples.shape[1:] == theta.shape and samples.size:
         samples, theta = samples.reshape(*samples.shape[:2], -1), theta.reshape(len(theta), -1)
     samples, theta = _matching(samples, theta)
@@ -102,12 +107,13 @@ def counts_closer(
     samples,     # (n_samples, n_sims, n_dims)
     theta,       # (n_sims, n_dims)
     points,      # (n_sims, n_dims) references
-    metric: str = "euclidean",  # or "manhattan"
-    weight=None,                # (n_dims,) of the differences
-) -> np.ndarray:                # (n_sims,) integers from 0 to n_samples
+    metric="euclidean",  # or "manhattan"
+    weight=None,         # (n_dims,) of the differences
+    ties=None,           # NumPy's generator: of the samples just as far as the truth, a random share counts too
+) -> np.ndarray:         # (n_sims,) integers from 0 to n_samples
     "How many samples are closer to the reference than the truth is. Raises InputError for samples that are not finite."
-    if metric not in METRICS:
-        raise InputError(f'metric is "{metric}"; give one of {", ".join(METRICS)}.')
+    if not isinstance(metric, str) or metric not in METRICS:
+        raise InputError(f"metric is {brief(metric)}; give one of {', '.join(METRICS)}.")
     n_samples, n_sims, n_dims = samples.shape
     kind = np.result_type(samples.dtype, theta.dtype, points.dtype, np.float32)
     fine = np.result_type(kind, np.float64)
@@ -118,7 +124,7 @@ def counts_closer(
 
     def terms(a, b, dtype, out=None):
         "What distances are sums of."
-        difference = np.subtract(a, b, out=out, dtype=dtype)
+        difference = np.subtract(a, b, out=out, dtype=dtype, order="C")  # equal terms are added in one order
         if weight is not None:
             difference *= weight.astype(dtype)
         return METRICS[metric](difference, out=difference)
@@ -136,36 +142,41 @@ def counts_closer(
             np.matmul(terms(block, points[sim:sim + width], kind, room[:block.size].reshape(block.shape)).reshape(-1, n_dims), ones, out=to)
         if not np.isfinite(distance.max()) and not np.isfinite(part).all():
             refuse(samples, theta)
-        closer = distance < low
+        closer, equal = distance < low, 0
         near = np.flatnonzero(closer ^ (distance <= high))
         if near.size:
             sample, sim = np.divmod(near, n_sims)
-            closer[sample, sim] = terms(part[sample, sim], points[sim], fine).sum(1) < far[sim]
-        return closer.sum(0, dtype=np.int32)
+            exact = terms(part[sample, sim], points[sim], fine).sum(1)
+            closer[sample, sim] = exact < far[sim]
+            if ties is not None:
+                equal = np.bincount(sim[exact == far[sim]], minlength=n_sims)
+        return closer.sum(0, dtype=np.int32), equal
 
     share = max(1, min(BLOCK // n_sims, max(each, -(-n_samples // (os.cpu_count() or 1)))))
-    return sum(in_threads(some, [samples[k:k + share] for k in range(0, n_samples, share)])).astype(int)
+    closer, equal = map(sum, zip(*in_threads(some, [samples[k:k + share] for k in range(0, n_samples, share)]), strict=True))
+    return closer.astype(int) if ties is None else closer + ties.integers(0, equal, size=n_sims, endpoint=True)
 
 # %% ../../nbs/validation/tarp.ipynb #tarp-13
 def tarp_coverage(
     samples,                  # (n_samples, n_sims, n_dims) posterior draws
     theta,                    # (n_sims, n_dims) true parameters
     references="random",      # "random", "box", (low, high), an array (n_sims, n_dims), or a function of `data`
-    metric: str = "euclidean",  # or "manhattan"
+    metric="euclidean",       # or "manhattan"
     norm: bool = False,       # measure every dimension in units of the truths' range
-    num_alpha_bins: int | None = None,  # B; None: a tenth of the simulations
-    num_bootstrap: int = 0,   # curves of simulations drawn anew
+    num_alpha_bins=None,      # B; None: a tenth of the simulations
+    num_bootstrap=0,          # curves of simulations drawn anew
     key=None,                 # for references that are drawn, and the bootstrap
     data=None,                # of the simulations, for references that depend on them
 ) -> tuple[np.ndarray, np.ndarray]:  # ecp (B + 1,) or (num_bootstrap, B + 1), and alpha (B + 1,)
     """Expected coverage probability of the balls around reference points (Lemos et al. 2023, section 3).
 
     Raises InputError for NaN, shapes that do not match, and a key that is missing."""
-    n_samples, n_sims = np.shape(samples)[:2] if np.ndim(samples) > 1 else (0, 0)
-    bins = max(1, n_sims // 10) if num_alpha_bins is None else num_alpha_bins
-    if not (isinstance(bins, int | np.integer) and bins >= 1 and isinstance(num_bootstrap, int | np.integer) and num_bootstrap >= 0):
-        raise InputError(f"num_alpha_bins is {num_alpha_bins} and num_bootstrap {num_bootstrap}; give whole numbers of at least 1 and 0.")
-    counts = tarp_counts(samples, theta, references, metric, norm, key, data)
+    if num_alpha_bins is not None:
+        counted(num_alpha_bins=num_alpha_bins)
+    counted(0, num_bootstrap=num_bootstrap)
+    counts, n_samples = tarp_counts(samples, theta, references, metric, norm, key, data), len(samples)
+    n_sims = len(counts)
+    bins = max(1, n_sims // 10) if num_alpha_bins is None else int(num_alpha_bins)
     table = np.bincount(counts, minlength=n_samples + 1)
     if num_bootstrap:
         table = generator(key, "A bootstrap", stream=1).multinomial(n_sims, table / n_sims, size=num_bootstrap)
@@ -175,18 +186,31 @@ def tarp_coverage(
     ecp[..., -1] = 1.0
     return ecp, steps / bins
 
-def tarp_counts(samples, theta, references="random", metric="euclidean", norm=False, key=None, data=None) -> np.ndarray:  # (n_sims,)
-    "The numerators of the fractions, with the arguments of `tarp_coverage`: whole numbers from 0 to n_samples."
+def tarp_counts(
+    samples,              # (n_samples, n_sims, n_dims) posterior draws
+    theta,                # (n_sims, n_dims) true parameters
+    references="random",  # as for `tarp_coverage`, and so are the following
+    metric="euclidean",
+    norm=False,
+    key=None,
+    data=None,
+    ties=None,            # NumPy's generator: of the draws exactly as far from the reference as the truth, a random share counts too
+) -> np.ndarray:          # (n_sims,)
+    "The numerators of the fractions: whole numbers from 0 to n_samples, all equally likely for a perfect posterior once ties are broken."
     samples, theta = checked(samples, theta)
+    if ties is not None and samples.dtype.kind == theta.dtype.kind == "f" and samples.dtype.itemsize < theta.dtype.itemsize:
+        with np.errstate(over="ignore"):
+            rounded = theta.astype(samples.dtype)  # only what is rounded alike can be equal
+        theta = rounded if np.isfinite(rounded).all() else theta
     points = reference_points(theta, references, key, data)
-    width = np.ptp(theta, axis=0) if norm else None
-    return counts_closer(samples, theta, points, metric, None if width is None else 1 / np.where(width > 0, width, 1.0))
+    width = np.subtract(theta.max(0), theta.min(0), dtype=np.result_type(theta, np.float32)) if norm else None
+    return counts_closer(samples, theta, points, metric, None if width is None else 1 / np.where(width > 0, width, 1.0), ties)
 
 def expected_ecp(alpha, n_samples: int):
     "The curve of a perfect posterior of which `n_samples` draws are known."
     return np.where(np.asarray(alpha) < 1, np.ceil(np.round(np.asarray(alpha) * n_samples, 9)) / (n_samples + 1), 1.0)
 
-def tarp_band(alpha, n_samples: int, n_sims: int, level: float = 0.95):
+def tarp_band(alpha, n_samples: int, n_sims: int, level=0.95):
     "Where the whole curve of a perfect posterior stays with probability `level`: (low, high)."
     return ecdf_band(expected_ecp(alpha, n_samples), n_sims, level)
 
@@ -194,11 +218,11 @@ def tarp_pvalue(
     samples,              # (n_samples, n_sims, n_dims) posterior draws
     theta,                # (n_sims, n_dims) true parameters
     references="random",  # as for `tarp_coverage`, and so are the following
-    metric: str = "euclidean",
+    metric="euclidean",
     norm: bool = False,
     key=None,
     data=None,
 ) -> float:
-    "Probability that the counts of a perfect posterior, all equally likely, stray as far from that as these."
-    counts = tarp_counts(samples, theta, references, metric, norm, key, data)
+    "Probability that the counts of a perfect posterior, ties broken at random, stray as far from equally likely ones as these."
+    counts = tarp_counts(samples, theta, references, metric, norm, key, data, generator(0 if key is None else key, "A tie", stream=2))
     return float(rank_pvalue(counts[:, None], len(samples))[0])
