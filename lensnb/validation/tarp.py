@@ -101,7 +101,7 @@ def refuse(samples, theta):
     raise InputError("The samples or the truths hold infinite values, which have no distance: find out where they come from.")
 
 METRICS = {"euclidean": np.square, "manhattan": np.abs}
-BLOCK = 1 << 17  # differences that are computed, and distances that are compared, at a time
+BLOCK = 1 << 19  # differences that are computed, and distances that are compared, at a time
 
 def counts_closer(
     samples,     # (n_samples, n_sims, n_dims)
