@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 from scipy import stats
 
 from lensnb.core import InputError, LensnbError
-from lensnb.validation.certificate import certificate
+from lensnb.validation.certificate import certificate, columns_of_ranks
 from lensnb.validation.coverage import calibration, coverage_hpd, rank_pvalue
 from lensnb.validation.draws import Draws, nearest_earlier, simulated_draws, sketch, traces
 from lensnb.validation.resolution import enough, power, visible
@@ -74,6 +75,45 @@ def test_numbers_are_those_of_the_chapters():
     np.testing.assert_allclose(card.pull_error, scatter)
 
 
+def test_errors_of_joint_tests_are_those_of_regions_with_one_end():
+    samples, theta, _ = arrays(200, n_samples=20)
+    card = certificate(samples, theta, 0, n_chains=0, levels=[0.683, 0.954])
+    inside = np.clip(card.levels[:, None, None] * 21 - np.random.default_rng(0).integers(0, 21, (1, 5000, 200)), 0, 1).mean(axis=2)
+    np.testing.assert_allclose(card.joint_error, inside.std(axis=1), rtol=0.05)
+    assert (np.abs(card.joint_error / card.error - 1) > 0.1).any()
+    joint, alone = (next(row for row in card.rows() if row[0] == name) for name in (RANDOM, "theta[0]"))
+    assert [cell.split()[-1] for cell in joint[1:3]] == [f"{100 * e:.1f}" for e in card.joint_error]
+    assert [cell.split()[-1] for cell in alone[1:3]] == [f"{100 * e:.1f}" for e in card.error]
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int8, np.float32])
+def test_whole_numbers_and_classes_tie_and_pass(kind):
+    rng = np.random.default_rng(0)  # as many a user's; the order of ties is another stream
+    theta = rng.integers(0, 3, 600)
+    y = theta + rng.normal(size=600)
+    weight = np.exp(-0.5 * (y[:, None] - np.arange(3)) ** 2).cumsum(axis=1)
+    samples = (rng.random((80, 600, 1)) > weight / weight[:, -1:]).sum(axis=-1)
+    card = certificate(samples[..., None].astype(kind), theta[:, None].astype(kind), 0, data=y, n_chains=0)
+    assert card.calibrated, card.verdict
+    worse = np.where(rng.random(samples.shape) < 0.4, rng.integers(0, 3, samples.shape), samples)
+    assert not certificate(worse[..., None].astype(kind), theta[:, None].astype(kind), 0, data=y, n_chains=0).calibrated
+
+
+@pytest.mark.parametrize("unit", [1e-25, 1e20])
+def test_the_unit_of_the_data_is_no_matter(unit):
+    _, theta, y = arrays(300)
+    np.testing.assert_array_equal(nearest_earlier((y * unit).astype("f")), nearest_earlier(y.astype("f")))
+    blind = np.random.default_rng(1).normal(size=(40, 300, 2))
+    assert "does not use the data at hand" in certificate(blind, theta, 0, data=y * unit, n_chains=0).verdict
+
+
+def test_a_column_without_spread_has_no_unit():
+    """The standard deviation of equal tenths is 1e-15, which as a unit would count for everything."""
+    samples, theta, _ = arrays(200, n_dims=1)
+    more = Draws(np.concatenate([samples, np.full_like(samples, 0.1)], axis=2), np.concatenate([theta, 0.1 + 1e-9 * theta[::-1]], axis=1))
+    np.testing.assert_array_equal(*(columns_of_ranks(draws, "ab"[:draws.theta.shape[1]], 0)[RANDOM] for draws in (Draws(samples, theta), more)))
+
+
 def test_power_is_what_is_counted():
     rng = np.random.default_rng(1)
     u = stats.norm.cdf((rng.normal(size=(150, 800)) - 0.25) / 0.85)
@@ -129,7 +169,7 @@ def test_the_prior_is_useless_and_found_by_its_data():
     card = certificate(blind, theta, 0, n_chains=0)
     assert card.calibrated and card.useless and not card.certified and "Useless" in card.verdict
     seen = certificate(blind, theta, 0, data={"image": y}, n_chains=0)
-    assert not seen.calibrated and "does not use those at hand" in seen.verdict
+    assert not seen.calibrated and "does not use the data at hand" in seen.verdict
 
 
 # ---- what is asked for
@@ -158,7 +198,30 @@ def test_what_traces():
     assert traces(lambda k: jax.random.normal(k, (2,)), KEY)
     assert not traces(lambda k: jnp.zeros(2), KEY) and not traces(lambda k: np.asarray(k), KEY)
     tree = {"a": np.full((20, 20), 2.0, "f"), "b": np.float32(3.0), "c": "text", "d": np.array([1 + 2j], np.complex64)}
-    assert sketch(tree).shape == (64 + 1 + 2,) and np.isfinite(sketch({"a": np.array([np.inf, np.nan])})).all()
+    assert sketch(tree).shape == (64 + 1 + 2,)
+    for loud in (np.nan, np.inf):
+        assert not np.isfinite(sketch({"a": np.full(100, loud, "f")})).all()
+
+
+def test_noise_of_numpy_beside_a_key_is_seen():
+    rng = np.random.default_rng(0)
+    draw = lambda size=None: np.asarray(rng.normal(size=size), "f")
+    theta = lambda k: jax.random.normal(k, (2,))
+    for frozen in (lambda k: theta(k) + draw(2), lambda k: theta(k) + draw(), lambda k: jax.lax.map(lambda x: x * draw(), theta(k)),
+                   lambda k: jax.lax.cond(theta(k)[0] > 0, lambda x: x + draw(2), lambda x: x, theta(k)), lambda k: jax.checkpoint(lambda x: x + draw())(theta(k))):
+        assert not traces(frozen, KEY)
+    net, other = np.ones(2, "f"), jax.random.key(1)
+    for pure in (lambda k: jax.lax.map(lambda x: x * net + 0.5, theta(k)), lambda k: theta(k) + jax.random.normal(other, (2,)) + np.random.default_rng(0).normal()):
+        assert traces(pure, KEY)
+
+    def look(key):
+        return theta(key), theta(key) + draw(2)
+
+    noise = np.asarray([look(KEY)[1] for _ in range(2)])
+    assert (noise[0] != noise[1]).any()
+    wide = types.SimpleNamespace(sample=lambda k, y, n: y[None] + jax.random.normal(k, (n, 2)))
+    seen = simulated_draws(wide, types.SimpleNamespace(simulate=look), KEY, 8, 4)
+    assert len(np.unique((seen.features - seen.theta).round(4), axis=0)) == 8
 
 
 def test_images_and_scalars_are_laid_out():
@@ -202,6 +265,13 @@ def test_chains_are_found_out_and_thinned():
     assert thin(stuck).failed[4]
 
 
+def test_chains_that_are_given_count():
+    samples, theta, _ = arrays(120, n_samples=40)
+    data = arviz().from_dict(posterior={"a": np.moveaxis(samples[None], 0, 0)}, dims={"a": ["sim", "k"]})
+    assert certificate(data, theta, 0).n_samples < 40  # one chain, of which the worth is measured
+    assert certificate(data, theta, 0, n_chains=0).n_samples == 40
+
+
 def test_arviz_data_one_or_many():
     z = ar1(0.5, (2, 100, 110, 3), seed=2)
     theta = np.random.default_rng(3).normal(size=(110, 3))
@@ -214,6 +284,9 @@ def test_arviz_data_one_or_many():
         np.testing.assert_array_equal(truths, theta)
     card = certificate(one, theta, 0, names=["x", "y", "z"])
     assert card.n_drawn == 200 and 20 < card.n_samples < 90 and "thinned from 200" in card.verdict and card.names == ("x", "y", "z")
+    for bad in (theta[:5, 0], theta, 3.0):
+        with pytest.raises(InputError, match=r"truths of b have shape .* give \(110,\)"):
+            from_arviz(many, {"a": theta[:, 1:], "b": bad})
     with pytest.raises(InputError, match="differ in their variables"):
         certificate([many[0], arviz().from_dict(posterior={"b": z[:, :50, 0, 0]})], theta, 0)
 
@@ -226,15 +299,24 @@ def test_a_certificate_survives_the_disk(tmp_path):
     samples[:, :, 1], theta[:, 1] = 2.0, np.arange(150)  # pinned, and wrong
     card = certificate(samples, theta, 0, data=y, n_chains=0)
     assert "pinned in theta[1]" in card.verdict and np.isnan(card.pull[1])
+    tenth = certificate(np.where([True, False], samples, 0.1), theta, 0, data=y, n_chains=0)  # of which the standard deviation is not zero in floating point
+    np.testing.assert_array_equal(tenth.pull, card.pull)
+    np.testing.assert_array_equal(tenth.pvalue[0], card.pvalue[0])
     card.save(tmp_path / "card.json")
     held = json.loads((tmp_path / "card.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
-    assert held["lensnb certificate"] == 1 and held["certified"] is False and held["pull"][1] is None and held["verdict"] == card.verdict
+    assert held["lensnb certificate"] == 2 and held["certified"] is False and held["pull"][1] is None and held["verdict"] == card.verdict
     again = read_certificate(tmp_path / "card.json")
     assert again.to_json() == card.to_json() and repr(again) == repr(card)
     for name in ("z", "ecdf", "pvalue", "coverage", "pull"):
         np.testing.assert_array_equal(getattr(again, name), getattr(card, name))
-    assert len(again.draw().axes) == 4 and [path.name for path in tmp_path.iterdir()] == ["card.json"]
-    for text, words in (('{"lensnb certificate": 2}', "version 2"), ("no", "holds no"), ('{"lensnb certificate": 1}', "holds no")):
+    figure = again.draw()
+    for ax in figure.axes[:2]:
+        for line in ax.get_lines()[1:]:
+            red, _, blue = to_rgb(line.get_color())
+            assert (red > blue + 0.1) == (card.pvalue[card.tests.index(line.get_label())] <= card.level)  # orange is rejected, and nothing else
+    assert {0.5, 1.0, 2.0} >= set(figure.axes[3].get_xticks()[-2:]) and 0.5 in figure.axes[3].get_xticks()
+    assert len(figure.axes) == 4 and [path.name for path in tmp_path.iterdir()] == ["card.json"]
+    for text, words in (('{"lensnb certificate": 1}', "version 1"), ("no", "holds no"), ('{"lensnb certificate": 2}', "holds no")):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match=words):
             read_certificate(tmp_path / "bad.json")
@@ -296,6 +378,9 @@ def test_failures_are_counted_never_left_out():
     samples[3, [5, 9], 0], samples[0, 11, 1] = np.nan, np.inf
     card = certificate(Draws(samples, theta.astype("f")), key=0, n_chains=0)
     assert (card.n_failed, card.n_sims) == (3, 197) and not card.certified and card.verdict.startswith("Not certified: 3 of 200")
+    assert "The other 197 simulations are calibrated within what they can tell: three tests, smallest p" in card.verdict
+    off = certificate(Draws(samples + np.float32(1), theta.astype("f")), key=0, n_chains=0)
+    assert "The other 197 simulations are not calibrated: biased in theta" in off.verdict
 
     def fails(key, y, n):
         raise FloatingPointError("ran away")
@@ -310,6 +395,10 @@ def test_a_parameter_that_never_varies_is_said():
     samples[..., 1] = theta[:, 1] = 0.25
     card = certificate(samples, theta, 0, names=["a", "b"], n_chains=0)
     assert card.names == ("a",) and card.fixed == ("b",) and "Never varied, and not judged: b" in card.verdict
+    for kinds in (("f", "d"), ("d", "f"), ("d", "d"), ("f", "f")):  # a tenth is another number in single precision
+        one, other = (values.astype(kind) for values, kind in zip((samples, theta), kinds, strict=True))
+        one[..., 1], other[:, 1] = 0.1, 0.1
+        assert certificate(one, other, 0, names=["a", "b"], n_chains=0).fixed == ("b",)
     with pytest.raises(InputError, match="No parameter varies"):
         certificate(samples[..., 1:], theta[:, 1:], 0)
 
@@ -337,6 +426,24 @@ SAMPLES, THETA, Y = arrays(120)
     (lambda: certificate(Draws(np.full_like(SAMPLES, np.nan), THETA), key=0), "In none of 120"),
     (lambda: certificate(np.sort(SAMPLES, axis=0), THETA, 0), "only sorted"),
     (lambda: thin(SAMPLES, 20), "too few to tell"),
+    (lambda: certificate(SAMPLES, THETA, 0, n_chains=2.5), "n_chains = 2.5 is no whole number"),
+    (lambda: certificate(SAMPLES, THETA, 0, n_chains=-1), "n_chains = -1"),
+    (lambda: certificate(SAMPLES, THETA, 0, names=[RANDOM, "b"]), "joint test is called TARP; give"),
+    (lambda: certificate(SAMPLES, THETA, 0, data=3.0), "an observation for each of 120"),
+    (lambda: certificate(SAMPLES, THETA, 0, data=np.array(["text"] * 120)), "No number in the observations varies"),
+    (lambda: certificate(SAMPLES, THETA, 0, data=np.ones((120, 3))), "No number in the observations varies"),
+    (lambda: certificate(SAMPLES, THETA, 0, data=Y * 1e-60), "too small for single precision"),
+    (lambda: certificate(SAMPLES, THETA, 0, data=np.where(Y > 1, np.nan, Y)), "hold NaN, or numbers too large"),
+    (lambda: certificate(SAMPLES, THETA, 0, data=Y * 1e60), "too large for single precision"),
+    (lambda: certificate(EXACT, SIMULATOR, KEY, data=Y), "data would not be used"),
+    (lambda: certificate(EXACT, SIMULATOR, KEY, log_prob=(Y, Y)), "log_prob would not be used"),
+    (lambda: certificate(Draws(SAMPLES, THETA), THETA, 0), "give the Draws alone"),
+    (lambda: certificate(Draws(SAMPLES, THETA), key=0, data=Y, log_prob=(Y, Y)), "put data and log_prob there"),
+    (lambda: certificate(Draws(SAMPLES, THETA[:5]), key=0), "n_samples, n_sims, n_dims"),
+    (lambda: certificate(Draws([[[0.0], [1.0]]], [[0.0]]), key=0), "n_samples, n_sims, n_dims"),
+    (lambda: certificate(Draws([[[0.0], [1.0, 2.0]]], [[0.0]]), key=0), "unequal lengths"),
+    (lambda: certificate(Draws(SAMPLES, THETA, SAMPLES[..., 0]), key=0), "or both None"),
+    (lambda: certificate(Draws(SAMPLES, THETA, None, None, Y[:5]), key=0), "a row for each of 120"),
 ])
 def test_what_cannot_be_judged_is_refused(call, message):
     with pytest.raises(InputError, match=message):

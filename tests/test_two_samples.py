@@ -161,7 +161,7 @@ def test_classifier_finds_and_repeats():
         (dict(x=np.zeros((20, 2), complex)), "real numbers"),
         (dict(key=None), "give a key"))),
     *((test, dict(permutations=0), "permutations is 0") for test in (energy_pvalue, mmd_pvalue)),
-    *((mmd_pvalue, dict(bandwidth=width), "positive number") for width in (0, -1.0, np.nan, np.inf)),
+    *((mmd_pvalue, dict(bandwidth=width), "positive number") for width in (0, -1.0, np.nan, np.inf, "median", [1.0, 2.0])),
     (mmd_pvalue, dict(x=np.zeros((20, 2)), y=np.zeros((9, 2))), "give one, bandwidth"),
     (energy_pvalue, dict(x=np.zeros((30_000, 2)), y=np.zeros((20_000, 2))), "draw at most 40000"),
     *((energy_pvalue, dict(x=np.full((5, 2), far), y=np.full((5, 2), -far)), "another unit") for far in (1e200, 1e-200)),

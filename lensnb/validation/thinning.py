@@ -7,12 +7,13 @@ __all__ = ['FEWEST', 'autocorrelation', 'interleaved', 'arviz', 'effective_numbe
 
 # %% ../../nbs/validation/thinning.ipynb #thinning-03
 import functools
+import math
 import warnings
 from typing import NamedTuple
 
 import numpy as np
 
-from ..core import InputError
+from ..core import InputError, whole
 
 # %% ../../nbs/validation/thinning.ipynb #thinning-09
 def autocorrelation(
@@ -74,7 +75,7 @@ def thin(
 ) -> Thinned:
     "Evenly spaced draws, as many as nine simulations in ten are worth; all of them where they are independent."
     n, n_sims, n_dims = samples.shape
-    n_chains = interleaved(samples) if n_chains is None else n_chains
+    n_chains = interleaved(samples) if n_chains is None else whole(0, n_chains=n_chains)[0]
     if not n_chains:
         return Thinned(np.arange(n), np.zeros(n_sims, bool), 0)
     length = n // n_chains
@@ -95,7 +96,7 @@ def from_arviz(
     data,    # InferenceData, one a simulation, or one with a dimension "sim"; their posterior has (chain, draw)
     theta,   # (n_sims, n_dims) truths in the order of the names, or {name: (n_sims, ...)}
 ):           # -> samples (n_chains n_draws, n_sims, n_dims) with chains interleaved, theta, names, number of chains
-    "Draws and truths of ArviZ data. Raises InputError where simulations differ in variables, chains or draws."
+    "Draws and truths of ArviZ data. Raises InputError where simulations differ in variables, chains or draws, and truths in shape."
     posteriors = [one.posterior for one in (data if isinstance(data, list | tuple) else [data])]
     if len(posteriors) == 1 and "sim" in posteriors[0].sizes:
         posteriors = [posteriors[0].isel(sim=i) for i in range(posteriors[0].sizes["sim"])]
@@ -113,5 +114,8 @@ def from_arviz(
     if isinstance(theta, dict):
         if missing := set(variables) - set(theta):
             raise InputError(f"The truths lack {', '.join(sorted(missing))}.")
+        for name, shape in zip(variables, shapes, strict=True):
+            if np.shape(theta[name])[:1] != (len(rows),) or np.size(theta[name]) != len(rows) * math.prod(shape):
+                raise InputError(f"The truths of {name} have shape {np.shape(theta[name])}; give {(len(rows), *shape)}.")
         theta = np.concatenate([np.reshape(theta[name], (len(rows), -1)) for name in variables], axis=1)
     return samples, np.asarray(theta), names, n_chains

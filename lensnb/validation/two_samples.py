@@ -113,9 +113,13 @@ def kernel(samples, bandwidth):
         bandwidth = np.median(pdist(part))
         if not bandwidth > 0:
             raise InputError("Half of the samples or more are the same, so that their median distance is no bandwidth: give one, bandwidth=...")
-    if not (0 < bandwidth < np.inf):
+    try:
+        width = float(bandwidth)
+    except (TypeError, ValueError):
+        width = np.nan
+    if not 0 < width < np.inf:
         raise InputError(f"bandwidth is {bandwidth}; give a positive number, in the unit of the samples.")
-    return Gaussian(float(bandwidth))
+    return Gaussian(width)
 
 def mmd(
     x,               # (n, ...) samples
